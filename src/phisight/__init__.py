@@ -1,0 +1,55 @@
+"""phisight: run Phi-3-Vision on your own machine.
+
+    import phisight
+    model = phisight.load()                  # the bundled `nano`; or a folder, a name, a hub id
+    print(model.ask("What does this chart show?", images=["chart.png"]).text)
+
+Names are imported on first use, so that `import phisight` and `phisight --help` need no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from phisight.api import Answer, Model, Stream, Timings, Usage, load
+    from phisight.errors import PhisightError
+    from phisight.params import SamplingParams
+    from phisight.processing.processor import Prompt
+
+__version__ = "0.1.0"
+
+_OWNERS = {
+    "Answer": "api",
+    "Model": "api",
+    "PhisightError": "errors",
+    "Prompt": "processing.processor",
+    "SamplingParams": "params",
+    "Stream": "api",
+    "Timings": "api",
+    "Usage": "api",
+    "load": "api",
+}
+
+__all__ = [
+    "Answer",
+    "Model",
+    "PhisightError",
+    "Prompt",
+    "SamplingParams",
+    "Stream",
+    "Timings",
+    "Usage",
+    "load",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _OWNERS:
+        raise AttributeError(f"module 'phisight' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"phisight.{_OWNERS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""Requests of token ids and encoded images in, token ids out."""

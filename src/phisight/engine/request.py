@@ -1,0 +1,44 @@
+"""What the engine is asked and what it answers. Knows nothing of text or pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from phisight.model.phi3v import EncodedImage
+from phisight.params import SamplingParams
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"  # a stop id came, and is the last of the answer's ids
+    LENGTH = "length"  # max_tokens, or the end of the context
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One answer to be written. `ids` holds -n at every position of picture n."""
+
+    ids: Sequence[int]
+    images: Sequence[EncodedImage] = ()
+    params: SamplingParams = field(default_factory=SamplingParams)
+    stop_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class EngineTimings:
+    """Seconds spent waiting, reading the prompt up to the first token, and writing the others."""
+
+    queue: float
+    prefill: float
+    decode: float
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """One token of one request; with its last one, how it ended and how long it took."""
+
+    request_id: int
+    token_id: int
+    finish_reason: FinishReason | None = None
+    timings: EngineTimings | None = None

@@ -1,0 +1,106 @@
+"""The whole Phi-3-V network and what its work costs.
+
+Owns how image tokens join text embeddings, and the cost model. Knows nothing of requests or text.
+
+Dimensions: T tokens, D hidden size, V vocabulary size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from phisight.config import ModelConfig
+from phisight.hd import PATCHES
+from phisight.model.decoder import Attend, DecoderLayer, RMSNorm
+from phisight.model.projector import ImageEmbedding
+from phisight.model.rope import Rope, Rotation
+from phisight.model.vision import empty_embedding
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """A picture's image tokens, (num_tokens, D): computed once, usable in any number of prompts."""
+
+    features: Tensor
+
+
+class Phi3VModel(nn.Module):
+    """The level `model` of the checkpoint's names."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = empty_embedding(config.vocab_size, config.hidden_size)
+        self.vision_embed_tokens = ImageEmbedding(config)
+        self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Phi3V(nn.Module):
+    """encode_image -> embed -> forward -> logits; each a pure function of its arguments."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Phi3VModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm_head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.norm.weight.dtype
+
+    def rope(self) -> Rope:
+        return Rope(self.config.rope, self.config.head_dim, self.device)
+
+    def encode_image(self, crops: Tensor, rows: int, cols: int) -> EncodedImage:
+        """Image tokens of one picture from its (1 + rows*cols, 3, 336, 336) crops."""
+        crops = crops.to(self.device, self.dtype)
+        return EncodedImage(self.model.vision_embed_tokens(crops, rows, cols))
+
+    def embed(self, ids: Sequence[int], images: Sequence[EncodedImage]) -> Tensor:
+        """(T, D) input embeddings; -n in `ids` takes the next image token of picture n."""
+        slots = torch.tensor(ids, device=self.device)
+        x: Tensor = self.model.embed_tokens(slots.clamp(min=0))
+        for number, image in enumerate(images, start=1):
+            x[slots == -number] = image.features
+        return x
+
+    def forward(self, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
+        """(..., T, D) embeddings to (..., T, D) final hidden states, normed."""
+        for layer in self.model.layers:
+            x = layer(x, rotation, attend)
+        return self.model.norm(x)  # type: ignore[no-any-return]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) hidden states to (..., V) float32 logits (float64 stays float64)."""
+        scores: Tensor = self.lm_head(hidden)
+        return scores if scores.dtype == torch.float64 else scores.float()
+
+    # What the hardware has to do at least, for benchmarks to say how far from it they are.
+
+    def bytes_per_token_cached(self) -> int:
+        """Keys and values of one token: 384 KiB for Phi-3-vision in bfloat16."""
+        return 2 * self.config.num_layers * self.config.hidden_size * self.dtype.itemsize
+
+    def bytes_per_step(self, batch: int, context: int) -> int:
+        """Bytes read to decode one token for each of `batch` sequences of `context` tokens."""
+        weights = sum(p.nbytes for p in (*self.model.layers.parameters(), self.lm_head.weight))
+        return weights + batch * context * self.bytes_per_token_cached()
+
+    def flops(self, prompt_tokens: int, crops: int) -> int:
+        """Multiply-adds, counted as two, to encode `crops` crops and prefill a prompt."""
+        c, v = self.config, self.config.vision
+        layer = 4 * c.hidden_size**2 + 3 * c.hidden_size * c.intermediate_size
+        attention = 2 * prompt_tokens * c.hidden_size // 2  # causal: half of the square
+        language = prompt_tokens * c.num_layers * (layer + attention) + c.hidden_size * c.vocab_size
+        tokens = 1 + PATCHES * PATCHES
+        block = 4 * v.hidden_size**2 + 2 * v.hidden_size * v.intermediate_size
+        vision = crops * tokens * v.num_layers * (block + 2 * tokens * v.hidden_size)
+        return 2 * (language + vision)

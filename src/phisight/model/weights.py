@@ -1,0 +1,161 @@
+"""A checkpoint folder's safetensors to a Phi3V: strict, memory-mapped, one tensor at a time.
+
+Owns which keys a checkpoint must, may and must not have. Reads safetensors and JSON only; nothing in
+a model folder is ever imported or unpickled.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from phisight.config import ModelConfig, read_json
+from phisight.errors import CheckpointError
+from phisight.model.phi3v import Phi3V
+
+_CHUNK = 64 * 2**20  # bytes converted at a time: what loading may need beyond the weights
+_TOWER = "model.vision_embed_tokens.img_processor.vision_model."
+_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+# Tensors some exports hold that are constants, not weights.
+_CONSTANTS = re.compile(r".*\.(position_ids|rotary_emb\.inv_freq)")
+
+
+def load_model(
+    folder: Path, config: ModelConfig, *, device: torch.device, dtype: torch.dtype
+) -> Phi3V:
+    """The network with its weights, ready for inference.
+
+    Weights already in `dtype` on the CPU are mapped, not copied; others are converted piece by
+    piece, so that memory never exceeds 1.1 x the final weights for models of some size. Raises
+    CheckpointError naming missing, left-over and misshapen keys.
+    """
+    with torch.device("meta"):
+        model = Phi3V(config)
+    files = _locate(folder)
+    wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    _check_keys(folder, wanted, _shapes(files), config)
+    state: dict[str, Tensor] = {}
+    for file in dict.fromkeys(files[name] for name in wanted):
+        names = [name for name in wanted if files[name] == file]
+        state |= _read_file(file, names, device, dtype)
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def unread_keys(config: ModelConfig) -> tuple[str, ...]:
+    """Prefixes of the tensors a checkpoint holds that inference never reads."""
+    vision = config.vision
+    layers = range(vision.num_layers, vision.num_stored_layers)
+    return (*(f"{_TOWER}encoder.layers.{i}." for i in layers), f"{_TOWER}post_layernorm.")
+
+
+def _locate(folder: Path) -> dict[str, Path]:
+    """Tensor name -> file, through the index where there is one."""
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if index.exists():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, Mapping) or not weight_map:
+            raise CheckpointError(f"{index}: has no weight_map")
+        for file in set(weight_map.values()):
+            # A name, not a path: an index must not reach outside its folder.
+            if not isinstance(file, str) or Path(file).name != file:
+                raise CheckpointError(f"{index}: {file!r} is not the name of a file in the folder")
+            if not (folder / file).exists():
+                raise CheckpointError(f"{folder}: shard {file} is missing; download it again")
+        return {str(name): folder / file for name, file in weight_map.items()}
+    if single.exists():
+        with _open(single) as tensors:
+            return dict.fromkeys(tensors.keys(), single)
+    others = sorted(p.name for p in folder.glob("*.bin"))
+    hint = f" ({others[0]} is a pickle and is never opened; convert it)" if others else ""
+    raise CheckpointError(f"{folder}: no model.safetensors or its index{hint}")
+
+
+def _open(path: Path) -> safe_open:
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: not a whole safetensors file ({type(error).__name__}); download it again"
+        ) from None
+
+
+def _shapes(files: Mapping[str, Path]) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for file in set(files.values()):
+        with _open(file) as tensors:
+            stored = set(tensors.keys())
+            for name in (name for name, place in files.items() if place == file):
+                if name not in stored:
+                    raise CheckpointError(f"{file}: lacks {name}, which the index places there")
+                shapes[name] = tuple(tensors.get_slice(name).get_shape())
+    return shapes
+
+
+def _check_keys(
+    folder: Path,
+    wanted: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+    config: ModelConfig,
+) -> None:
+    unread = unread_keys(config)
+    missing = [name for name in wanted if name not in found]
+    extra = [
+        name
+        for name in found
+        if name not in wanted and not name.startswith(unread) and not _CONSTANTS.fullmatch(name)
+    ]
+    misshapen = [
+        f"{name} is {list(found[name])}, config.json asks for {list(shape)}"
+        for name, shape in wanted.items()
+        if name in found and found[name] != shape
+    ]
+    problems = [
+        f"{len(names)} {kind}: {'; '.join(names[:5])}{'; ...' if len(names) > 5 else ''}"
+        for kind, names in (("missing", missing), ("unknown", extra), ("misshapen", misshapen))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{folder}: the weights do not fit config.json. " + " | ".join(problems)
+        )
+
+
+def _read_file(
+    file: Path, names: list[str], device: torch.device, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Tensors of one file: views of the mapping where they can stay as they are, else copies."""
+    state = {}
+    with _open(file) as tensors:
+        for name in names:
+            stored = tensors.get_slice(name).get_dtype()
+            if stored not in _DTYPES:
+                raise CheckpointError(
+                    f"{file}: {name} is stored as {stored}; only {', '.join(_DTYPES)} are read"
+                )
+            if device.type == "cpu" and _DTYPES[stored] == dtype:
+                state[name] = tensors.get_tensor(name)
+    for name in names:
+        if name not in state:
+            state[name] = _converted(file, name, device, dtype)
+    return state
+
+
+def _converted(file: Path, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """One tensor on another device or in another dtype, copied in pieces of about _CHUNK bytes.
+
+    The file is opened anew for every piece: pages of a mapping stay in memory until it is closed.
+    """
+    with _open(file) as tensors:
+        shape = tensors.get_slice(name).get_shape()
+    result = torch.empty(shape, dtype=dtype, device=device)
+    rows = max(1, _CHUNK * shape[0] // (4 * result.numel()))
+    for start in range(0, shape[0], rows):
+        with _open(file) as tensors:
+            result[start : start + rows] = tensors.get_slice(name)[start : start + rows]
+    return result

@@ -1,0 +1,158 @@
+"""Opening pictures and cutting them into normalized crops.
+
+Owns every decoder setting and every pixel; knows nothing of prompts or of the model. The cutting
+follows the official `image_processing_phi3_v.py` bit for bit (Pillow bilinear, white padding,
+bicubic global view of the *normalized* picture); the opening is ours, since the reference leaves
+it to the caller.
+
+Dimensions: H, W padded height and width in pixels; R, C rows and columns of the crop grid;
+N = 1 + R*C crops.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from phisight.config import ProcessorConfig
+from phisight.errors import ImageError, PhisightWarning
+from phisight.hd import CROP, HDLayout, hd_layout
+
+ImageSource = str | os.PathLike[str] | bytes | Image.Image
+
+# Raster formats people have. Left out on purpose: EPS (runs a PostScript interpreter), FITS and
+# other scientific containers (CVE-2026-40192, a gzip bomb), and everything Pillow adds later.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF")
+MAX_PIXELS = 89_478_485  # Pillow's own bound (256 MiB of RGB), enforced here before decoding
+_ANIMATED = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")  # MPO's extra frames are thumbnails
+
+
+@dataclass(frozen=True, eq=False)
+class ImageCrops:
+    """One picture as the vision tower takes it: the global crop, then the grid row by row.
+
+    `pixels` is float32 of shape (N, 3, 336, 336), real crops only (the reference adds blank ones).
+    """
+
+    pixels: torch.Tensor
+    layout: HDLayout
+
+    @property
+    def num_tokens(self) -> int:
+        return self.layout.num_tokens
+
+
+def open_image(source: ImageSource) -> Image.Image:
+    """The picture as an RGB image.
+
+    A PIL image is taken as the reference takes it, `convert("RGB")`. A path or the bytes of a file
+    are opened as people see them: EXIF orientation applied, transparency on white, 16-bit grey
+    scaled to 8 bits. Raises ImageError for anything that is not a readable picture in one of
+    FORMATS with at most MAX_PIXELS pixels.
+    """
+    if isinstance(source, Image.Image):
+        return source.convert("RGB")
+    if isinstance(source, bytes):
+        return _decode(io.BytesIO(source), f"{len(source)} bytes of data")
+    if not isinstance(source, (str, os.PathLike)):
+        raise ImageError(
+            f"a picture must be a path, bytes or a PIL image, got {type(source).__name__}; "
+            "for an array use PIL.Image.fromarray"
+        )
+    path = Path(source)
+    if str(source).lower().startswith(("http://", "https://", "data:", "file:")):
+        raise ImageError(f"{source}: URLs are not opened; download the picture and give its path")
+    try:
+        with path.open("rb") as file:
+            return _decode(file, str(path))
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "unreadable"
+        raise ImageError(f"{path}: cannot be read ({reason})") from None
+
+
+def cut_crops(image: Image.Image, config: ProcessorConfig, num_crops: int) -> ImageCrops:
+    """Resize, pad, normalize and cut an RGB picture (`HD_transform` and `preprocess`)."""
+    layout = hd_layout(image.width, image.height, num_crops)
+    pixels = torch.from_numpy(_padded_rgb(image, layout))  # (H, W, 3) uint8
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (config.image_mean, config.image_std))
+    # Contiguous (3, H, W) float32 before anything else, as the reference has it: another memory
+    # layout would take other kernels and round differently.
+    normalized = pixels.permute(2, 0, 1).contiguous().float().div_(255).sub_(mean).div_(std)
+    crops = torch.empty(layout.num_crops, 3, CROP, CROP)
+    crops[:1] = torch.nn.functional.interpolate(normalized[None], size=(CROP, CROP), mode="bicubic")
+    grid = normalized.view(3, layout.rows, CROP, layout.cols, CROP).permute(1, 3, 0, 2, 4)
+    crops[1:].view(layout.rows, layout.cols, 3, CROP, CROP).copy_(grid)
+    return ImageCrops(crops, layout)
+
+
+def _padded_rgb(image: Image.Image, layout: HDLayout) -> np.ndarray:
+    """The resized picture on its white canvas, (H, W, 3) uint8, upright and contiguous."""
+    if layout.transposed:  # Pillow resizes in two rounded passes, so lying down changes the bits
+        image = image.transpose(Image.Transpose.TRANSPOSE)
+    resized = np.asarray(image.resize(layout.resized, Image.Resampling.BILINEAR))
+    padding = ((layout.pad_before, layout.pad_after), (0, 0), (0, 0))
+    canvas = np.pad(resized, padding, constant_values=255)
+    if layout.transposed:
+        canvas = canvas.transpose(1, 0, 2)
+    return np.ascontiguousarray(canvas)
+
+
+def _decode(file: BinaryIO, name: str) -> Image.Image:
+    try:
+        with Image.open(file, formats=FORMATS) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise _too_large(name, f"{opened.width}x{opened.height} pixels")
+            frames, image_format = getattr(opened, "n_frames", 1), opened.format
+            image = ImageOps.exif_transpose(opened)
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_large(name, f"more than {MAX_PIXELS:,} pixels") from None
+    except Image.UnidentifiedImageError:
+        raise ImageError(
+            f"{name}: not a picture phisight reads; convert it to one of {', '.join(FORMATS)}"
+        ) from None
+    # Damaged data makes Pillow's decoders raise nearly anything, MemoryError included (a lying
+    # header asks for more than there is). Their texts can hold addresses: none is passed on.
+    except Exception:
+        raise ImageError(f"{name}: the picture is damaged or cut short") from None
+    if frames > 1 and image_format in _ANIMATED:
+        message = f"{name} has {frames} frames or pages; only the first is used"
+        warnings.warn(message, PhisightWarning, stacklevel=2)
+    return _opaque_rgb(image, name)
+
+
+def _opaque_rgb(image: Image.Image, name: str) -> Image.Image:
+    """RGB as people see it: transparency on white, grey of more than 8 bits scaled down."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _eight_bit(image, name).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bit(image: Image.Image, name: str) -> Image.Image:
+    """Grey of more than 8 bits, scaled from 0..65535; `convert` would clip it to white."""
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise ImageError(
+            f"{name}: grey levels outside 0..65535 have no agreed brightness; "
+            "scale the picture to 8 or 16 bits"
+        )
+    return Image.fromarray(((values.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def _too_large(name: str, size: str) -> ImageError:
+    return ImageError(f"{name}: {size}; the limit is {MAX_PIXELS:,} pixels. Scale the picture down")

@@ -1,0 +1,123 @@
+"""A question and its pictures to a `Prompt`: token ids with image slots, and crops.
+
+Owns how text and pictures are joined: tags, order, counts. The id layout is the official
+`processing_phi3_v.py`'s: `<s>` at the start and after every image. Knows nothing of the model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from phisight.config import read_processor_config
+from phisight.errors import PromptError
+from phisight.processing.chat import (
+    ChatTemplate,
+    Message,
+    check_text,
+    encode_messages,
+    message_images,
+)
+from phisight.processing.image import ImageCrops, ImageSource, cut_crops, open_image
+from phisight.processing.tokenizer import Tokenizer
+
+RAW_STARTS = ("<|user|>", "<|system|>")
+_TAG = re.compile(r"<\|image_(\d+)\|>")
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What the model is given. `ids` holds -n at every position of picture n (counted from 1)."""
+
+    ids: tuple[int, ...]
+    images: tuple[ImageCrops, ...]
+
+    @property
+    def num_image_tokens(self) -> int:
+        return sum(1 for token in self.ids if token < 0)
+
+
+class Processor:
+    """Tokenizer, chat template and crop settings of one checkpoint folder.
+
+    `num_crops` replaces the checkpoint's own. Raises ConfigError for files that do not fit.
+    """
+
+    def __init__(self, folder: Path, num_crops: int | None = None) -> None:
+        self.config = read_processor_config(folder)
+        self.num_crops = num_crops or self.config.num_crops
+        self.tokenizer = Tokenizer(folder)
+        self._template = ChatTemplate(folder)
+
+    def prompt(
+        self, question: str | Sequence[Message], images: Sequence[ImageSource] = ()
+    ) -> Prompt:
+        """A Prompt from a raw prompt (starts with <|user|> or <|system|>), a question, or messages.
+
+        A plain question is one user message with the pictures before it. In messages, a part
+        {"type": "image"} takes the next of `images`, or brings its own as "image". Raises
+        PromptError and ImageError.
+        """
+        if isinstance(images, (str, bytes)) or not isinstance(images, Sequence):
+            raise PromptError(f"images must be a list of pictures, got {type(images).__name__}")
+        if isinstance(question, str):
+            if question.startswith(RAW_STARTS):
+                return self.raw_prompt(question, images)
+            parts = [{"type": "image"}] * len(images) + [{"type": "text", "text": question}]
+            return self.message_prompt([{"role": "user", "content": parts}], images)
+        if not isinstance(question, Sequence):
+            raise PromptError(f"a prompt is a string or messages, got {type(question).__name__}")
+        return self.message_prompt(question, images)
+
+    def raw_prompt(self, text: str, images: Sequence[ImageSource] = ()) -> Prompt:
+        """A prompt in the how-to's own format, control tokens and <|image_n|> tags included.
+
+        Each picture must have exactly one tag, and the tag's number says which picture stands
+        there, in any order. (The reference puts them in list order whatever the tags say.)
+        """
+        check_text(text)
+        pieces, numbers = _TAG.split(text)[::2], _TAG.split(text)[1::2]
+        # 0 is no picture's number: it stands for numbers too long for any list of pictures.
+        tags = [int(number) if len(number) < 10 else 0 for number in numbers]
+        if sorted(tags) != list(range(1, len(images) + 1)):
+            raise PromptError(_tag_mismatch(tags, len(images)))
+        return self._join([self.tokenizer.encode(piece) for piece in pieces], tags, images)
+
+    def message_prompt(
+        self, messages: Sequence[Message], images: Sequence[ImageSource] = ()
+    ) -> Prompt:
+        """A prompt from messages; no text in them can become a control token or an image slot."""
+        pieces = encode_messages(messages, self._template, self.tokenizer)
+        queue, pictures = list(images), []
+        for own in message_images(messages):
+            if own is None and not queue:
+                raise PromptError(
+                    f"{len(pieces) - 1} image parts but only {len(images)} images: "
+                    "give an image part its own picture as 'image', or pass more images"
+                )
+            pictures.append(queue.pop(0) if own is None else own)
+        if queue:
+            raise PromptError(
+                f"{len(images)} images but only {len(images) - len(queue)} image parts to take them; "
+                "add {'type': 'image'} parts where the pictures belong"
+            )
+        return self._join(pieces, list(range(1, len(pictures) + 1)), pictures)
+
+    def _join(
+        self, pieces: list[list[int]], tags: list[int], images: Sequence[ImageSource]
+    ) -> Prompt:
+        crops = tuple(cut_crops(open_image(image), self.config, self.num_crops) for image in images)
+        ids = list(pieces[0])
+        for tag, piece in zip(tags, pieces[1:], strict=True):
+            ids += [-tag] * crops[tag - 1].num_tokens + piece
+        return Prompt(tuple(ids), crops)
+
+
+def _tag_mismatch(tags: list[int], num_images: int) -> str:
+    found = ", ".join(f"<|image_{tag}|>" for tag in tags[:20]) or "none"
+    if num_images == 0:
+        return f"no picture was given, but the prompt has image tags: {found}"
+    names = "<|image_1|>" if num_images == 1 else f"each of <|image_1|> to <|image_{num_images}|>"
+    return f"{num_images} picture(s) need {names} exactly once in a raw prompt; found: {found}"
