@@ -53,11 +53,12 @@ class KVCache:
 def _attend_one(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """One query per head over all stored keys: (H, 1, d) -> (H, 1, d).
 
-    On the CPU two matrix products beat scaled_dot_product_attention threefold for one query
-    (28 against 87 ms for 32 layers at 800 tokens in bfloat16).
+    On the CPU two matrix products beat scaled_dot_product_attention for one query: in bfloat16,
+    1.2 against 3.2 ms a layer at 32 heads and 800 tokens. The keys come first in theirs because
+    oneDNN copies a transposed view with gaps between its heads (another 1.2 ms).
     """
     if q.device.type != "cpu":
         return functional.scaled_dot_product_attention(q[None], keys[None], values[None])[0]
-    scores = torch.matmul(q * q.shape[-1] ** -0.5, keys.transpose(1, 2))  # (H, 1, S)
+    scores = torch.bmm(keys, (q * q.shape[-1] ** -0.5).transpose(1, 2)).transpose(1, 2)  # (H, 1, S)
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return torch.matmul(scores.softmax(-1, dtype=wide).to(q.dtype), values)
+    return torch.bmm(scores.softmax(-1, dtype=wide).to(q.dtype), values)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from phisight.errors import BudgetError
 from phisight.model.phi3v import EncodedImage
 from phisight.params import SamplingParams
 
@@ -26,9 +27,11 @@ class Request:
 
 
 @dataclass(frozen=True)
-class EngineTimings:
-    """Seconds spent waiting, reading the prompt up to the first token, and writing the others."""
+class Finish:
+    """How a request ended, and the seconds it spent waiting, reading its prompt up to the first
+    token, and writing the others."""
 
+    reason: FinishReason
     queue: float
     prefill: float
     decode: float
@@ -36,9 +39,13 @@ class EngineTimings:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """One token of one request; with its last one, how it ended and how long it took."""
+    """One token of one request, with its last one `finish`; or the error that ended it."""
 
     request_id: int
-    token_id: int
-    finish_reason: FinishReason | None = None
-    timings: EngineTimings | None = None
+    token_id: int | None = None
+    finish: Finish | None = None
+    error: BudgetError | None = None
+
+    @property
+    def is_last(self) -> bool:
+        return self.finish is not None or self.error is not None

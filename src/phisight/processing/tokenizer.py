@@ -52,6 +52,11 @@ class Tokenizer:
         return self._control["<s>"]
 
     @property
+    def size(self) -> int:
+        """One more than the largest id, control tokens included."""
+        return max(self._full.get_vocab(with_added_tokens=True).values()) + 1
+
+    @property
     def stop_ids(self) -> frozenset[int]:
         """Ids of STOP_TOKENS, looked up by string."""
         return frozenset(self._control[token] for token in STOP_TOKENS if token in self._control)

@@ -1,0 +1,76 @@
+"""Which device and number format a model runs in, and why.
+
+The only place that looks at the machine; the reason is always given, so that no choice is silent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from phisight.errors import DeviceError
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A device, a dtype, and the reasons for what the caller did not choose."""
+
+    device: torch.device
+    dtype: torch.dtype
+    reason: str
+
+    def __str__(self) -> str:
+        name = f"{self.device}, {str(self.dtype).removeprefix('torch.')}"
+        return f"{name} ({self.reason})" if self.reason else name
+
+
+def choose_placement(device: str | None, dtype: str | None) -> Placement:
+    """Fill in what is None. Raises DeviceError for a device that is not there."""
+    reasons = []
+    if device is None:
+        chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        reasons.append("a CUDA device is there" if chosen.type == "cuda" else "no CUDA device")
+    else:
+        chosen = _checked(device)
+    if dtype is None:
+        number, why = _native_dtype(chosen)
+        reasons.append(why)
+    else:
+        number = _DTYPES[dtype]
+    return Placement(chosen, number, "; ".join(reasons))
+
+
+def _checked(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    counts = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    count = counts.get(device.type, 0)
+    if (device.index or 0) >= count:
+        there = ", ".join(f"{kind} ({number})" for kind, number in counts.items() if number)
+        raise DeviceError(f"device {name!r} is not on this machine; there are: {there}")
+    return device
+
+
+def _native_dtype(device: torch.device) -> tuple[torch.dtype, str]:
+    """bfloat16 where the device computes in it; emulated, it is slower than float32."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        native = any(torch.cpu.get_capabilities().get(flag) for flag in _CPU_BF16)
+    else:
+        native = False
+    if native:
+        return torch.bfloat16, f"{device.type} computes in bfloat16"
+    return torch.float32, f"{device.type} does not compute in bfloat16"
+
+
+_CPU_BF16 = ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16")
