@@ -53,7 +53,7 @@ class SamplingParams:
         None,
         "Makes drawn answers repeatable; no effect at temperature 0.",
         minimum=0,
-        maximum=2**63 - 1,
+        maximum=2**32 - 1,
     )
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from phisight.config import ModelConfig, read_json
 from phisight.errors import CheckpointError
 from phisight.model.phi3v import Phi3V
 
-_CHUNK = 64 * 2**20  # bytes converted at a time: what loading may need beyond the weights
+_CHUNK = 4 * 2**20  # bytes converted at a time: what loading may need beyond the weights
 _TOWER = "model.vision_embed_tokens.img_processor.vision_model."
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 # Tensors some exports hold that are constants, not weights.

@@ -30,9 +30,9 @@ ImageSource = str | os.PathLike[str] | bytes | Image.Image
 
 # Raster formats people have. Left out on purpose: EPS (runs a PostScript interpreter), FITS and
 # other scientific containers (CVE-2026-40192, a gzip bomb), and everything Pillow adds later.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PIXELS = 89_478_485  # Pillow's own bound (256 MiB of RGB), enforced here before decoding
-_ANIMATED = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")  # MPO's extra frames are thumbnails
+_ANIMATED = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")  # not MPO, a camera's JPEG with previews
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,13 +71,14 @@ def open_image(source: ImageSource) -> Image.Image:
     if str(source).lower().startswith(("http://", "https://", "data:", "file:")):
         raise ImageError(f"{source}: URLs are not opened; download the picture and give its path")
     try:
-        with path.open("rb") as file:
-            return _decode(file, str(path))
+        file = path.open("rb")
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "unreadable"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else "no file name"
         raise ImageError(f"{path}: cannot be read ({reason})") from None
+    with file:
+        return _decode(file, str(path))
 
 
 def cut_crops(image: Image.Image, config: ProcessorConfig, num_crops: int) -> ImageCrops:

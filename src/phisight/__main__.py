@@ -1,0 +1,5 @@
+"""`python -m phisight`."""
+
+from phisight.cli.main import main
+
+main()

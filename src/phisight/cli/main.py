@@ -1,0 +1,72 @@
+"""The `phisight` program: its commands, and how errors leave it."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from phisight import __version__
+from phisight.cli.ask import ask, task_command
+from phisight.errors import DeviceError, InputError, ModelError, PhisightError, PhisightWarning
+from phisight.tasks import TASKS
+
+# 1 is left to crashes, 2 is also what wrong usage exits with.
+EXIT_CODES: dict[type[PhisightError], int] = {InputError: 2, ModelError: 3, DeviceError: 4}
+
+app = typer.Typer(
+    name="phisight",
+    help="Run Phi-3-Vision on your own machine.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain help: the rich one imports for another 0.1 s
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+app.command()(ask)
+for _task in TASKS:
+    app.command(_task.name)(task_command(_task))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"phisight {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point. A user's mistake is one line on stderr and an exit code, never a traceback."""
+    warnings.showwarning = _show_warning
+    # Pillow warns at the size where we refuse; the refusal says it better.
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
+    try:
+        app()
+    except PhisightError as error:
+        sys.stderr.write(f"phisight: {error}\n")
+        code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+        raise SystemExit(code) from None
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: str | None = None,
+) -> None:
+    if issubclass(category, PhisightWarning):
+        sys.stderr.write(f"phisight: {message}\n")
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
