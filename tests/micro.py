@@ -78,7 +78,9 @@ def write(folder: Path, *, shards: int = 1, **changes: Any) -> dict[str, torch.T
     (folder / "config.json").write_text(json.dumps(config_json(**changes)))
     for name in _FILES:
         shutil.copy(Path(phisight.__file__).parent / "assets" / "nano" / name, folder)
-    tensors = {k: v.contiguous() for k, v in network(config(**changes), torch.float32).state_dict().items()}
+    tensors = {
+        k: v.contiguous() for k, v in network(config(**changes), torch.float32).state_dict().items()
+    }
     tower = "model.vision_embed_tokens.img_processor.vision_model."
     for part in ("weight", "bias"):
         tensors[f"{tower}post_layernorm.{part}"] = torch.ones(36)

@@ -6,7 +6,9 @@ import pytest
 from phisight.errors import ImageError
 from phisight.hd import CROP, hd_layout
 
-GOLDENS = json.loads(Path(__file__).with_name("reference").joinpath("goldens/processor.json").read_text())
+GOLDENS = json.loads(
+    Path(__file__).with_name("reference").joinpath("goldens/processor.json").read_text()
+)
 
 
 @pytest.mark.parametrize("num_crops", [4, 16])

@@ -15,7 +15,9 @@ from phisight.errors import ImageError, PhisightWarning
 from phisight.hd import CROP
 from phisight.processing.image import FORMATS, MAX_PIXELS, cut_crops, open_image
 
-GOLDENS = json.loads(Path(__file__).with_name("reference").joinpath("goldens/processor.json").read_text())
+GOLDENS = json.loads(
+    Path(__file__).with_name("reference").joinpath("goldens/processor.json").read_text()
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,9 @@ def test_official_pixels_bit_for_bit(config: ProcessorConfig, part: int) -> None
         assert sha(np.asarray(image))[:16] == row["raw_sha256"], f"another picture was made: {row}"
         crops = cut_crops(open_image(image), config, row["num_crops"])
         assert sha(crops.pixels.numpy()) == row["sha256_used"], row
-        assert sha(crops.pixels[1:].numpy()) == row["sha256_local"] or row["crops_used"] < row["crops"]
+        assert (
+            sha(crops.pixels[1:].numpy()) == row["sha256_local"] or row["crops_used"] < row["crops"]
+        )
         assert crops.num_tokens == row["num_img_tokens"], row
 
 
@@ -63,7 +67,9 @@ def test_transparency_in_a_file_lies_on_white(mode: str) -> None:
     half = Image.new("RGBA", (2, 1), (0, 0, 0, 255))
     half.putpixel((1, 0), (0, 0, 0, 0))
     if mode == "RGB":  # a colour marked transparent
-        data = png(Image.fromarray(np.array([[[0, 0, 0], [9, 9, 9]]], np.uint8)), transparency=(9, 9, 9))
+        data = png(
+            Image.fromarray(np.array([[[0, 0, 0], [9, 9, 9]]], np.uint8)), transparency=(9, 9, 9)
+        )
     else:
         data = png(half.convert(mode) if mode != "P" else half.quantize(4))
     opened = open_image(data)
@@ -127,7 +133,9 @@ SVG = b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>"
 def test_what_is_no_picture_is_refused(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "named.png"
     path.write_bytes(data)
-    with pytest.raises(ImageError, match="named.png: (not a picture phisight reads|the picture is)"):
+    with pytest.raises(
+        ImageError, match="named.png: (not a picture phisight reads|the picture is)"
+    ):
         open_image(path)
 
 
@@ -150,7 +158,9 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(side: int) -> None:
     assert side * side > MAX_PIXELS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with pytest.raises(ImageError, match="the limit is 89,478,485 pixels. Scale the picture down"):
+        with pytest.raises(
+            ImageError, match="the limit is 89,478,485 pixels. Scale the picture down"
+        ):
             open_image(data)
 
 

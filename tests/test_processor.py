@@ -48,7 +48,7 @@ def test_tags_are_honoured_by_number(processor: Processor) -> None:
     renumbered = tuple({-1: -2, -2: -1}.get(token, token) for token in ordered.ids)
     assert swapped.ids == renumbered
     assert swapped.images[0].num_tokens != swapped.images[1].num_tokens
-    assert [token for token in swapped.ids if token < 0][0] == -2
+    assert next(token for token in swapped.ids if token < 0) == -2
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,10 @@ def test_tags_that_do_not_fit_are_refused(
 
 def test_a_plain_question_is_the_how_tos_layout(processor: Processor) -> None:
     plain = processor.prompt("What is this?", [RED, BLUE])
-    assert plain.ids == processor.prompt(raw("<|image_1|>\n<|image_2|>\nWhat is this?"), [RED, BLUE]).ids
+    assert (
+        plain.ids
+        == processor.prompt(raw("<|image_1|>\n<|image_2|>\nWhat is this?"), [RED, BLUE]).ids
+    )
 
 
 TALK = [
@@ -88,7 +91,8 @@ TALK = [
 def test_messages_equal_the_same_raw_prompt(processor: Processor) -> None:
     text = (
         "<|system|>\nBe brief.<|end|>\n<|user|>\n<|image_1|>\nWhat is  shown? <|end|>\n"
-        "<|assistant|>\n A chart.<|end|>\n<|user|>\nWhich bar\nis the tallest?<|end|>\n<|assistant|>\n"
+        "<|assistant|>\n A chart.<|end|>\n<|user|>\nWhich bar\nis the tallest?<|end|>\n"
+        "<|assistant|>\n"
     )
     assert processor.prompt(TALK, [RED]).ids == processor.prompt(text, [RED]).ids
 
@@ -120,8 +124,12 @@ def test_user_text_stays_text(which: str, text: str, request: pytest.FixtureRequ
         for t in ("Hello", "x" + text)
     )
     control = {processor.tokenizer.bos_id, *processor.tokenizer.stop_ids}
-    control |= {processor.tokenizer.encode(t)[1] for t in ("<|user|>", "<|system|>", "</s>"[:0] or "<unk>")}
-    assert [t for t in hostile if t in control or t < 0] == [t for t in benign if t in control or t < 0]
+    control |= {
+        processor.tokenizer.encode(t)[1] for t in ("<|user|>", "<|system|>", "</s>"[:0] or "<unk>")
+    }
+    assert [t for t in hostile if t in control or t < 0] == [
+        t for t in benign if t in control or t < 0
+    ]
     after = hostile[len(hostile) - hostile[::-1].index(-1) :]
     assert "x" + text in processor.tokenizer.decode(after)
 

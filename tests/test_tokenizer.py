@@ -7,7 +7,9 @@ import pytest
 from phisight.errors import ConfigError
 from phisight.processing.tokenizer import Tokenizer
 
-GOLDENS = json.loads(Path(__file__).with_name("reference").joinpath("goldens/tokenizer.json").read_text())
+GOLDENS = json.loads(
+    Path(__file__).with_name("reference").joinpath("goldens/tokenizer.json").read_text()
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,9 @@ def test_official_id_lists(tokenizer: Tokenizer) -> None:
         assert tokenizer.decode(row["ids"]) == row["decoded_skip"], row["ids"]
 
 
-def test_plain_encoding_equals_the_official_one_without_control_tokens(tokenizer: Tokenizer) -> None:
+def test_plain_encoding_equals_the_official_one_without_control_tokens(
+    tokenizer: Tokenizer,
+) -> None:
     plain = [row for row in GOLDENS["strings"] if "<" not in row["text"]]
     assert len(plain) > 60
     for row in plain:
@@ -58,7 +62,9 @@ def test_streamed_text_joins_to_the_decoded_text(
     generator = random.Random(5)
     texts = ["日本語 😀 é", "a  b", " x", "", "naïve\n\ttabs"]
     lists = [tokenizer.encode_plain(text) for text in texts]
-    lists += [generator.choices(range(tokenizer.size), k=generator.randrange(40)) for _ in range(500)]
+    lists += [
+        generator.choices(range(tokenizer.size), k=generator.randrange(40)) for _ in range(500)
+    ]
     for ids in lists:
         stream = tokenizer.text_stream()
         pieces = [stream.add(token_id) for token_id in ids]

@@ -13,7 +13,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from phisight.api import Answer, Model, Stream, Timings, Usage, load
+    from phisight.answer import Answer, Stream, Timings, Usage
+    from phisight.api import Model, load
     from phisight.errors import PhisightError
     from phisight.params import SamplingParams
     from phisight.processing.processor import Prompt
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _OWNERS = {
-    "Answer": "api",
+    "Answer": "answer",
     "Model": "api",
     "PhisightError": "errors",
     "Prompt": "processing.processor",
     "SamplingParams": "params",
-    "Stream": "api",
-    "Timings": "api",
-    "Usage": "api",
+    "Stream": "answer",
+    "Timings": "answer",
+    "Usage": "answer",
     "load": "api",
 }
 

@@ -52,9 +52,7 @@ def load(
             f"{folder.path}: tokenizer.json has {processor.tokenizer.size} tokens, "
             f"config.json only vocab_size={config.vocab_size}"
         )
-    network = load_model(
-        folder.path, config, device=placement.device, dtype=placement.dtype
-    )
+    network = load_model(folder.path, config, device=placement.device, dtype=placement.dtype)
     return Model(folder, config, network, processor, placement)
 
 

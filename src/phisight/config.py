@@ -6,13 +6,13 @@ nothing is assumed silently. Field meanings follow the official `configuration_p
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from phisight import jsonfile
 from phisight.errors import ConfigError
 from phisight.hd import CELLS, CROP, PATCHES
 
@@ -50,7 +50,7 @@ _FIXED_VISION: dict[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The CLIP tower. `num_layers` counts the layers that inference runs, of `num_stored_layers`."""
+    """The CLIP tower. `num_layers` counts the layers inference runs, of `num_stored_layers`."""
 
     hidden_size: int
     intermediate_size: int
@@ -104,35 +104,27 @@ class ProcessorConfig:
     image_std: tuple[float, float, float]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises ConfigError if it is absent or not an object."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: not found; a Phi-3-V model folder needs {path.name}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: not readable as JSON ({type(error).__name__})") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected a JSON object, got {type(data).__name__}")
-    return data
-
-
 def read_model_config(folder: Path) -> ModelConfig:
     """The model described by config.json and, where present, generation_config.json."""
-    config = model_config(read_json(folder / "config.json"))
+    config = model_config(jsonfile.read_json(folder / "config.json"))
     generation = folder / "generation_config.json"
     if not generation.exists():
         return config
-    more = _token_ids(read_json(generation).get("eos_token_id"), "eos_token_id of generation_config")
+    more = jsonfile.token_ids(
+        jsonfile.read_json(generation).get("eos_token_id"), "eos_token_id of generation_config"
+    )
     eos = tuple(dict.fromkeys((*config.eos_token_ids, *more)))
     return ModelConfig(**{**vars(config), "eos_token_ids": eos})
 
 
 def model_config(data: Mapping[str, Any]) -> ModelConfig:
-    """A ModelConfig from the contents of config.json. Raises ConfigError on what is not implemented."""
-    _check_fixed(data, _FIXED_MODEL, "")
-    _check_fixed(_section(data, "embd_layer"), _FIXED_EMBEDDING, "embd_layer.")
-    hidden, heads = _positive(data, "hidden_size"), _positive(data, "num_attention_heads")
+    """config.json as a ModelConfig. Raises ConfigError on what is not implemented."""
+    jsonfile.check_fixed(data, _FIXED_MODEL, "")
+    jsonfile.check_fixed(jsonfile.section(data, "embd_layer"), _FIXED_EMBEDDING, "embd_layer.")
+    hidden, heads = (
+        jsonfile.whole_number(data, "hidden_size"),
+        jsonfile.whole_number(data, "num_attention_heads"),
+    )
     if hidden % heads or hidden // heads % 2:
         raise ConfigError(f"hidden_size={hidden} does not split into {heads} heads of even size")
     if data.get("num_key_value_heads", heads) != heads:
@@ -140,7 +132,7 @@ def model_config(data: Mapping[str, Any]) -> ModelConfig:
             f"num_key_value_heads={data['num_key_value_heads']}: must equal "
             f"num_attention_heads={heads}; this family has no grouped-query attention"
         )
-    max_positions = _positive(data, "max_position_embeddings")
+    max_positions = jsonfile.whole_number(data, "max_position_embeddings")
     window = data.get("sliding_window")
     # Phi-3-V files name a window as long as the context: it masks nothing.
     if window is not None and window < max_positions:
@@ -150,48 +142,52 @@ def model_config(data: Mapping[str, Any]) -> ModelConfig:
         )
     return ModelConfig(
         hidden_size=hidden,
-        intermediate_size=_positive(data, "intermediate_size"),
-        num_layers=_positive(data, "num_hidden_layers"),
+        intermediate_size=jsonfile.whole_number(data, "intermediate_size"),
+        num_layers=jsonfile.whole_number(data, "num_hidden_layers"),
         num_heads=heads,
-        vocab_size=_positive(data, "vocab_size"),
+        vocab_size=jsonfile.whole_number(data, "vocab_size"),
         max_positions=max_positions,
-        rms_norm_eps=_number(data, "rms_norm_eps"),
-        eos_token_ids=_token_ids(data.get("eos_token_id"), "eos_token_id"),
+        rms_norm_eps=jsonfile.number(data, "rms_norm_eps"),
+        eos_token_ids=jsonfile.token_ids(data.get("eos_token_id"), "eos_token_id"),
         dtype=data.get("dtype") or data.get("torch_dtype"),
         rope=_rope_config(data, hidden // heads, max_positions),
-        vision=_vision_config(_section(data, "img_processor")),
+        vision=_vision_config(jsonfile.section(data, "img_processor")),
     )
 
 
 def read_processor_config(folder: Path) -> ProcessorConfig:
     """Crops and normalization from preprocessor_config.json."""
-    data = read_json(folder / "preprocessor_config.json")
-    _check_fixed(data, {"num_img_tokens": (CELLS * CELLS,)}, "preprocessor ")
+    data = jsonfile.read_json(folder / "preprocessor_config.json")
+    jsonfile.check_fixed(data, {"num_img_tokens": (CELLS * CELLS,)}, "preprocessor ")
     triples = []
     for key in ("image_mean", "image_std"):
-        values = _floats(data.get(key), key)
+        values = jsonfile.numbers(data.get(key), key)
         if len(values) != 3 or (key == "image_std" and not all(values)):
             raise ConfigError(f"{key}={data.get(key)!r}: expected three numbers, none of them 0")
         triples.append((values[0], values[1], values[2]))
-    return ProcessorConfig(_positive(data, "num_crops"), *triples)
+    return ProcessorConfig(jsonfile.whole_number(data, "num_crops"), *triples)
 
 
 def _rope_config(data: Mapping[str, Any], head_dim: int, max_positions: int) -> RopeConfig:
-    theta, half = _number(data, "rope_theta", 10000.0), head_dim // 2
-    original = _positive(data, "original_max_position_embeddings", max_positions)
+    theta, half = jsonfile.number(data, "rope_theta", 10000.0), head_dim // 2
+    original = jsonfile.whole_number(data, "original_max_position_embeddings", max_positions)
+    if original == 1 and max_positions > 1:
+        raise ConfigError("original_max_position_embeddings=1: must be at least 2")
     scaling = data.get("rope_scaling")
     if scaling is None:
         ones = (1.0,) * half
         return RopeConfig(theta, ones, ones, original, 1.0)
-    kind = scaling.get("type", scaling.get("rope_type")) if isinstance(scaling, Mapping) else scaling
+    kind = (
+        scaling.get("type", scaling.get("rope_type")) if isinstance(scaling, Mapping) else scaling
+    )
     known = {"type", "rope_type", "short_factor", "long_factor"}
     if kind not in ("su", "longrope") or set(scaling) - known:
         raise ConfigError(
-            f"rope_scaling={_brief(scaling)}: only null or type 'su' / 'longrope' with "
+            f"rope_scaling={jsonfile.brief(scaling)}: only null or type 'su' / 'longrope' with "
             "short_factor and long_factor is implemented"
         )
-    short = _floats(scaling.get("short_factor"), "rope_scaling.short_factor")
-    long = _floats(scaling.get("long_factor"), "rope_scaling.long_factor")
+    short = jsonfile.numbers(scaling.get("short_factor"), "rope_scaling.short_factor")
+    long = jsonfile.numbers(scaling.get("long_factor"), "rope_scaling.long_factor")
     for name, values in (("short_factor", short), ("long_factor", long)):
         if len(values) != half or min(values) <= 0:
             raise ConfigError(
@@ -204,10 +200,10 @@ def _rope_config(data: Mapping[str, Any], head_dim: int, max_positions: int) -> 
 
 
 def _vision_config(data: Mapping[str, Any]) -> VisionConfig:
-    _check_fixed(data, _FIXED_IMAGE, "img_processor.")
+    jsonfile.check_fixed(data, _FIXED_IMAGE, "img_processor.")
     if "vision_config" in data:  # spelled out, as in `nano`
-        vision = _section(data, "vision_config")
-        _check_fixed(vision, _FIXED_VISION, "img_processor.vision_config.")
+        vision = jsonfile.section(data, "vision_config")
+        jsonfile.check_fixed(vision, _FIXED_VISION, "img_processor.vision_config.")
     else:  # openai/clip-vit-large-patch14-336, perhaps of another depth
         vision = {
             "hidden_size": 1024,
@@ -215,68 +211,24 @@ def _vision_config(data: Mapping[str, Any]) -> VisionConfig:
             "num_attention_heads": 16,
             "num_hidden_layers": data.get("num_hidden_layers", 24),
         }
-    hidden, heads = _positive(vision, "hidden_size"), _positive(vision, "num_attention_heads")
+    hidden, heads = (
+        jsonfile.whole_number(vision, "hidden_size"),
+        jsonfile.whole_number(vision, "num_attention_heads"),
+    )
     if hidden % heads:
         raise ConfigError(f"vision hidden_size={hidden} does not split into {heads} heads")
     if data.get("image_dim_out", hidden) != hidden:
         raise ConfigError(
             f"img_processor.image_dim_out={data['image_dim_out']}: the vision tower gives {hidden}"
         )
-    stored = _positive(vision, "num_hidden_layers")
+    stored = jsonfile.whole_number(vision, "num_hidden_layers")
     # hidden_states[layer_idx] of the reference: -1 is the last layer's output, -2 the one before.
     used = stored + 1 + int(data.get("layer_idx", -2))
     return VisionConfig(
         hidden_size=hidden,
-        intermediate_size=_positive(vision, "intermediate_size"),
+        intermediate_size=jsonfile.whole_number(vision, "intermediate_size"),
         num_heads=heads,
         num_layers=used,
         num_stored_layers=stored,
-        layer_norm_eps=_number(vision, "layer_norm_eps", 1e-5),
+        layer_norm_eps=jsonfile.number(vision, "layer_norm_eps", 1e-5),
     )
-
-
-def _check_fixed(data: Mapping[str, Any], fixed: dict[str, tuple[object, ...]], where: str) -> None:
-    for key, allowed in fixed.items():
-        value = data.get(key, allowed[0])
-        if value not in allowed or isinstance(value, bool) != isinstance(allowed[0], bool):
-            expected = " or ".join(repr(choice) for choice in allowed)
-            raise ConfigError(f"{where}{key}={_brief(value)}: only {expected} is implemented")
-
-
-def _section(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = data.get(key)
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{key}={_brief(value)}: expected a JSON object, as in Phi-3-V's config.json")
-    return value
-
-
-def _positive(data: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    value = data.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{key}={_brief(value)}: expected a whole number of at least 1")
-    return value
-
-
-def _number(data: Mapping[str, Any], key: str, default: float | None = None) -> float:
-    return _floats([data.get(key, default)], key)[0]
-
-
-def _floats(value: object, key: str) -> tuple[float, ...]:
-    items = value if isinstance(value, (list, tuple)) else [value]
-    for item in items:
-        if not isinstance(item, (int, float)) or isinstance(item, bool) or not math.isfinite(item):
-            raise ConfigError(f"{key}={_brief(value)}: expected finite numbers")
-    return tuple(float(item) for item in items)
-
-
-def _token_ids(value: object, key: str) -> tuple[int, ...]:
-    ids = value if isinstance(value, list) else [] if value is None else [value]
-    for item in ids:
-        if not isinstance(item, int) or isinstance(item, bool) or item < 0:
-            raise ConfigError(f"{key}={_brief(value)}: expected token ids")
-    return tuple(ids)
-
-
-def _brief(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

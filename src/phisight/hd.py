@@ -68,8 +68,9 @@ def hd_layout(width: int, height: int, num_crops: int) -> HDLayout:
     new_height = int(new_width / ratio)
     if new_height == 0:
         raise ImageError(
-            f"a picture of {width}x{height} pixels is too long and thin: with num_crops={num_crops} "
-            f"the longer side may be at most {CROP * num_crops} times the shorter one; "
+            f"a picture of {width}x{height} pixels is too long and thin: with "
+            f"num_crops={num_crops} the longer side may be at most {CROP * num_crops} times the "
+            "shorter one; "
             "crop the picture or raise num_crops"
         )
     rows = math.ceil(new_height / CROP)
@@ -77,6 +78,4 @@ def hd_layout(width: int, height: int, num_crops: int) -> HDLayout:
     before = padding // 2
     if transposed:
         rows, cols = cols, rows
-    return HDLayout(
-        transposed, (new_width, new_height), before, padding - before, rows, cols
-    )
+    return HDLayout(transposed, (new_width, new_height), before, padding - before, rows, cols)

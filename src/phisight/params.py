@@ -35,13 +35,16 @@ def option_field(owner: type, name: str) -> dataclasses.Field[Any]:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How an answer is drawn. Raises OptionError at construction if a value is out of its limits."""
+    """How an answer is drawn. Raises OptionError if a value is out of its limits."""
 
     max_tokens: int = option(
         512, "Most tokens to write; the end of the context stops the answer too.", minimum=1
     )
     temperature: float = option(
-        0.0, "0 always takes the likeliest token; higher values vary more.", minimum=0.0, maximum=100.0
+        0.0,
+        "0 always takes the likeliest token; higher values vary more.",
+        minimum=0.0,
+        maximum=100.0,
     )
     top_p: float = option(
         1.0,
@@ -94,7 +97,9 @@ def check_limits(options: SamplingParams | LoadOptions) -> None:
             int if kind.startswith("int") else (int, float) if kind.startswith("float") else str
         )
         if not isinstance(value, expected) or isinstance(value, bool):
-            raise OptionError(f"{field.name}={value!r}: expected {kind}, got {type(value).__name__}")
+            raise OptionError(
+                f"{field.name}={value!r}: expected {kind}, got {type(value).__name__}"
+            )
         if isinstance(value, str):
             if limits["choices"] and value not in limits["choices"]:
                 raise OptionError(

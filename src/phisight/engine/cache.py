@@ -35,7 +35,7 @@ class KVCache:
         self.length = 0  # tokens whose keys and values are stored in every layer
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
-        """Store (T, H, d) keys and values after those of earlier steps; mix what each query sees."""
+        """Store (T, H, d) keys and values after the earlier ones; mix what each query sees."""
         start, stop = self.length, self.length + len(q)
         keys, values = self._store[0, layer, :, :stop], self._store[1, layer, :, :stop]  # (H, S, d)
         keys[:, start:] = k.transpose(0, 1)

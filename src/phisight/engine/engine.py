@@ -63,11 +63,11 @@ class Engine:
             return [StepOutput(job.request_id, error=error)]
         except torch.OutOfMemoryError:
             self.abort(job.request_id)
-            error = BudgetError(
+            no_memory = BudgetError(
                 f"the device ran out of memory on a request of {len(job.request.ids)} tokens: "
                 "use fewer pictures or fewer crops (num_crops)"
             )
-            return [StepOutput(job.request_id, error=error)]
+            return [StepOutput(job.request_id, error=no_memory)]
         except BaseException:
             self.abort(job.request_id)  # a failed request must not block those after it
             raise

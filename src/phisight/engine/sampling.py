@@ -20,8 +20,8 @@ class Sampler:
     def pick(self, logits: Tensor) -> int:
         """The next id from (V,) logits: the likeliest at temperature 0, otherwise drawn.
 
-        Nucleus sampling (Holtzman et al. 2019) keeps the fewest likeliest tokens whose probabilities
-        reach top_p, and always the likeliest one.
+        Nucleus sampling (Holtzman et al. 2019) keeps the fewest likeliest tokens whose
+        probabilities reach top_p, and always the likeliest one.
         """
         if self._params.temperature == 0.0:
             return int(logits.argmax())

@@ -45,7 +45,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         q, k, v = self.qkv_proj(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         mixed = attend(rotate(q, rotation), rotate(k, rotation), v, self.layer)
-        return self.o_proj(mixed.flatten(-2))  # type: ignore[no-any-return]
+        return self.o_proj(mixed.flatten(-2))
 
 
 class MLP(nn.Module):
@@ -56,7 +56,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up_proj(x).chunk(2, dim=-1)  # (..., I) each
-        return self.down_proj(up * functional.silu(gate))  # type: ignore[no-any-return]
+        return self.down_proj(up * functional.silu(gate))
 
 
 class DecoderLayer(nn.Module):
@@ -69,7 +69,7 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rotation, attend)
-        return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
+        return x + self.mlp(self.post_attention_layernorm(x))
 
 
 def causal_attend(q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:

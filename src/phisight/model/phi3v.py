@@ -76,7 +76,7 @@ class Phi3V(nn.Module):
         """(..., T, D) embeddings to (..., T, D) final hidden states, normed."""
         for layer in self.model.layers:
             x = layer(x, rotation, attend)
-        return self.model.norm(x)  # type: ignore[no-any-return]
+        return self.model.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) hidden states to (..., V) float32 logits (float64 stays float64)."""

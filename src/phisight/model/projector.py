@@ -48,7 +48,7 @@ class ImageEmbedding(nn.Module):
                 self._lines(_merge(features[:1], 1, 1)),
             ]
         )
-        return self.img_projection(tokens)  # type: ignore[no-any-return]
+        return self.img_projection(tokens)
 
     def _lines(self, cells: Tensor) -> Tensor:
         """(lines, cells, 4E) to (lines * (cells + 1), 4E), a separator after every line."""

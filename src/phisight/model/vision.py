@@ -58,7 +58,7 @@ class VisionAttention(nn.Module):
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         mixed = functional.scaled_dot_product_attention(q, k, v)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
 class VisionMLP(nn.Module):
@@ -69,7 +69,7 @@ class VisionMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
-        return self.fc2(x * torch.sigmoid(1.702 * x))  # type: ignore[no-any-return]  # quick_gelu
+        return self.fc2(x * torch.sigmoid(1.702 * x))  # quick_gelu
 
 
 class VisionLayer(nn.Module):
@@ -82,7 +82,7 @@ class VisionLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.self_attn(self.layer_norm1(x))
-        return x + self.mlp(self.layer_norm2(x))  # type: ignore[no-any-return]
+        return x + self.mlp(self.layer_norm2(x))
 
 
 class VisionEncoder(nn.Module):
@@ -107,4 +107,4 @@ class VisionTransformer(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         x = self.encoder(self.pre_layrnorm(self.embeddings(crops)))
-        return x[:, 1:]  # type: ignore[no-any-return]
+        return x[:, 1:]

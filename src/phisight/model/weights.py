@@ -1,7 +1,7 @@
 """A checkpoint folder's safetensors to a Phi3V: strict, memory-mapped, one tensor at a time.
 
-Owns which keys a checkpoint must, may and must not have. Reads safetensors and JSON only; nothing in
-a model folder is ever imported or unpickled.
+Owns which keys a checkpoint must, may and must not have. Reads safetensors and JSON only; nothing
+in a model folder is ever imported or unpickled.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from phisight.config import ModelConfig, read_json
+from phisight.config import ModelConfig
 from phisight.errors import CheckpointError
+from phisight.jsonfile import read_json
 from phisight.model.phi3v import Phi3V
 
 _CHUNK = 4 * 2**20  # bytes converted at a time: what loading may need beyond the weights

@@ -16,8 +16,8 @@ from typing import Any
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from phisight.config import read_json
 from phisight.errors import ConfigError, PromptError
+from phisight.jsonfile import brief, read_json
 from phisight.processing.tokenizer import Tokenizer
 
 ROLES = ("system", "user", "assistant")
@@ -46,7 +46,9 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise PromptError(f"the model's chat template refused the messages: {error}") from None
         except Exception as error:  # templates run arbitrary expressions; all they raise is theirs
-            raise ConfigError(f"the model's chat template failed ({type(error).__name__})") from None
+            raise ConfigError(
+                f"the model's chat template failed ({type(error).__name__})"
+            ) from None
 
 
 def encode_messages(
@@ -81,9 +83,7 @@ def encode_messages(
     for stretch in rendered.split(slot):
         ids = [tokenizer.bos_id]  # the reference begins every piece with <s>
         for item in tokenizer.split_control(stretch):
-            ids += (
-                [item] if isinstance(item, int) else tokenizer.encode_plain(item.translate(show))
-            )
+            ids += [item] if isinstance(item, int) else tokenizer.encode_plain(item.translate(show))
         pieces.append(ids)
     num_slots = sum(part is None for _, parts in turns for part in parts)
     if len(pieces) != num_slots + 1:
@@ -112,10 +112,10 @@ def message_images(messages: Sequence[Message]) -> Iterator[Any]:
 
 def _role(message: Message) -> str:
     if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
-        raise PromptError(f"a message needs exactly 'role' and 'content': {_brief(message)}")
+        raise PromptError(f"a message needs exactly 'role' and 'content': {brief(message)}")
     role = message["role"]
     if role not in ROLES:
-        raise PromptError(f"role {_brief(role)}: expected one of {', '.join(ROLES)}")
+        raise PromptError(f"role {brief(role)}: expected one of {', '.join(ROLES)}")
     return str(role)
 
 
@@ -126,7 +126,7 @@ def _parts(message: Message) -> Iterator[str | None]:
         yield content
         return
     if not isinstance(content, (list, tuple)):
-        raise PromptError(f"content must be a string or a list of parts: {_brief(content)}")
+        raise PromptError(f"content must be a string or a list of parts: {brief(content)}")
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind == "text" and set(part) == {"type", "text"} and isinstance(part["text"], str):
@@ -135,7 +135,7 @@ def _parts(message: Message) -> Iterator[str | None]:
             yield None
         else:
             raise PromptError(
-                f"part {_brief(part)}: expected {{'type': 'text', 'text': ...}} or "
+                f"part {brief(part)}: expected {{'type': 'text', 'text': ...}} or "
                 "{'type': 'image', 'image': ...}"
             )
 
@@ -144,7 +144,9 @@ def _unused_characters(text: str, count: int) -> list[str]:
     used = set(text)
     free = [chr(code) for code in _PRIVATE_USE if chr(code) not in used]
     if len(free) < count:
-        raise PromptError(f"the prompt uses more than {len(_PRIVATE_USE) - count} private characters")
+        raise PromptError(
+            f"the prompt uses more than {len(_PRIVATE_USE) - count} private characters"
+        )
     return free[:count]
 
 
@@ -160,8 +162,3 @@ def _template_source(folder: Path) -> str:
 
 def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
-
-
-def _brief(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from phisight.config import ProcessorConfig
 from phisight.errors import ImageError, PhisightWarning
@@ -119,7 +119,7 @@ def _decode(file: BinaryIO, name: str) -> Image.Image:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(name, f"more than {MAX_PIXELS:,} pixels") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError(
             f"{name}: not a picture phisight reads; convert it to one of {', '.join(FORMATS)}"
         ) from None

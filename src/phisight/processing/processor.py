@@ -54,7 +54,7 @@ class Processor:
     def prompt(
         self, question: str | Sequence[Message], images: Sequence[ImageSource] = ()
     ) -> Prompt:
-        """A Prompt from a raw prompt (starts with <|user|> or <|system|>), a question, or messages.
+        """A Prompt from a question, messages, or a raw prompt (starts with <|user|> or <|system|>).
 
         A plain question is one user message with the pictures before it. In messages, a part
         {"type": "image"} takes the next of `images`, or brings its own as "image". Raises
@@ -67,8 +67,6 @@ class Processor:
                 return self.raw_prompt(question, images)
             parts = [{"type": "image"}] * len(images) + [{"type": "text", "text": question}]
             return self.message_prompt([{"role": "user", "content": parts}], images)
-        if not isinstance(question, Sequence):
-            raise PromptError(f"a prompt is a string or messages, got {type(question).__name__}")
         return self.message_prompt(question, images)
 
     def raw_prompt(self, text: str, images: Sequence[ImageSource] = ()) -> Prompt:
@@ -89,6 +87,8 @@ class Processor:
         self, messages: Sequence[Message], images: Sequence[ImageSource] = ()
     ) -> Prompt:
         """A prompt from messages; no text in them can become a control token or an image slot."""
+        if not isinstance(messages, Sequence):
+            raise PromptError(f"a prompt is a string or messages, got {type(messages).__name__}")
         pieces = encode_messages(messages, self._template, self.tokenizer)
         queue, pictures = list(images), []
         for own in message_images(messages):
@@ -100,7 +100,7 @@ class Processor:
             pictures.append(queue.pop(0) if own is None else own)
         if queue:
             raise PromptError(
-                f"{len(images)} images but only {len(images) - len(queue)} image parts to take them; "
+                f"{len(images)} images but only {len(images) - len(queue)} image parts for them; "
                 "add {'type': 'image'} parts where the pictures belong"
             )
         return self._join(pieces, list(range(1, len(pictures) + 1)), pictures)

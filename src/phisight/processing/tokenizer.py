@@ -14,8 +14,8 @@ from pathlib import Path
 import tokenizers
 from tokenizers.decoders import DecodeStream
 
-from phisight.config import read_json
 from phisight.errors import ConfigError
+from phisight.jsonfile import read_json
 
 # Ends of a turn, by string: their ids differ between checkpoints (32007 here, 258 in `nano`).
 STOP_TOKENS = ("<|end|>", "<|endoftext|>", "<|assistant|>")
@@ -78,13 +78,15 @@ class Tokenizer:
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
         forged = set(ids) & set(self._control.values())
         if forged:  # a tokenizer.json whose merges spell a control token
-            raise ConfigError(f"tokenizer.json turns ordinary text into control ids {sorted(forged)}")
+            raise ConfigError(
+                f"tokenizer.json turns ordinary text into control ids {sorted(forged)}"
+            )
         return ids
 
     def split_control(self, text: str) -> Iterable[str | int]:
         """Control tokens of a rendered template as ids, the stretches between them as text.
 
-        A token that strips to its right (`<|assistant|>` does) takes the white space after it along.
+        A token that strips to its right (`<|assistant|>` does) swallows the white space there.
         """
         at = 0
         for match in self._pattern.finditer(text):

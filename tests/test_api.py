@@ -1,0 +1,190 @@
+"""The Python door, on nano."""
+
+import dataclasses
+import gc
+import inspect
+import json
+from pathlib import Path
+
+import micro
+import pytest
+import torch
+from PIL import Image
+
+import phisight
+from phisight import errors
+from phisight.api import Model, load
+from phisight.params import LoadOptions, SamplingParams
+from phisight.placement import choose_placement
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+BOOK = EXAMPLES / "book.png"
+QUESTION = "Help me get the title and author information of this book?"
+
+
+def test_every_way_of_asking_gives_the_same_answer(nano: Model) -> None:
+    plain = nano.ask(QUESTION, [BOOK])
+    assert plain.finish_reason == "stop"
+    assert plain.token_ids[-1] == 258
+    assert "<|" not in plain.text
+    assert str(plain) == plain.text == nano.processor.tokenizer.decode(plain.token_ids)
+    raw = f"<|user|>\n<|image_1|>\n{QUESTION}<|end|>\n<|assistant|>\n"
+    parts = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+    prompt = nano.processor.prompt(QUESTION, [BOOK])
+    with Image.open(BOOK) as picture:
+        others = [
+            nano.ask(QUESTION, [str(BOOK)]),
+            nano.ask(QUESTION, [BOOK.read_bytes()]),
+            nano.ask(QUESTION, [picture]),
+            nano.ask(raw, [BOOK]),
+            nano.ask([{"role": "user", "content": parts}], [BOOK]),
+            nano.ask(prompt),
+        ]
+    assert {other.token_ids for other in others} == {plain.token_ids}
+    assert plain.usage == phisight.Usage(len(prompt.ids), 757, len(plain.token_ids))
+    parts_of_time = dataclasses.asdict(plain.timings)
+    assert sum(parts_of_time.values()) == plain.timings.total
+    assert min(parts_of_time[name] for name in ("processing", "vision", "prefill", "decode")) > 0
+
+
+def test_a_stream_gives_the_answer_in_pieces(nano: Model) -> None:
+    stream = nano.stream("OCR", [EXAMPLES / "sign.png"])
+    assert stream.answer is None
+    pieces = list(stream)
+    assert len(pieces) > 3
+    assert stream.answer is not None
+    assert "".join(pieces) == stream.answer.text == stream.finish().text
+    assert next(stream, "over") == "over"
+
+
+def test_streams_interleave_and_closing_one_leaves_the_other(nano: Model) -> None:
+    expected = nano.ask("Hello?", max_tokens=6).token_ids
+    with nano.stream("Who?", max_tokens=400) as left:
+        next(left)
+        with nano.stream("Why?", max_tokens=400) as middle:
+            right = nano.stream("Hello?", max_tokens=6)
+            middle.close()
+            with pytest.raises(RuntimeError, match="closed before its answer"):
+                middle.finish()
+        next(left)
+    assert list(left) == []
+    assert right.finish().token_ids == expected
+
+
+def test_a_dropped_stream_frees_the_engine(nano: Model) -> None:
+    stream = nano.stream("Who?", max_tokens=400)
+    next(stream)
+    del stream
+    gc.collect()
+    assert not nano._loop._engine._jobs
+    assert not nano._loop._outputs
+
+
+def test_max_tokens_cuts_and_says_so(nano: Model) -> None:
+    answer = nano.ask(QUESTION, [BOOK], max_tokens=3)
+    assert (answer.finish_reason, len(answer.token_ids), answer.text) == ("length", 3, "The")
+
+
+def test_a_seed_makes_drawn_answers_repeatable(nano: Model) -> None:
+    drawn = [
+        nano.ask("Hi", max_tokens=12, temperature=2.0, seed=seed).token_ids for seed in (5, 5, 6)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_crops_are_a_choice() -> None:
+    few = load(num_crops=1).processor.prompt("What?", [BOOK])
+    assert few.num_image_tokens == 313
+    assert len(few.images[0].pixels) == 2
+
+
+def test_prompts_that_do_not_fit_are_refused_before_any_work(nano: Model) -> None:
+    with pytest.raises(
+        errors.BudgetError, match=r"tokens and the model's context is 4096: use fewer"
+    ):
+        nano.ask("Compare.", [BOOK] * 6)
+    with pytest.raises(errors.PromptError, match="already holds its pictures"):
+        nano.ask(nano.processor.prompt("Hi"), [BOOK])
+
+
+@pytest.mark.parametrize("name", ["ask", "stream"])
+def test_signatures_agree_with_the_options(name: str) -> None:
+    parameters = inspect.signature(getattr(Model, name)).parameters
+    options = {p.name: p.default for p in parameters.values() if p.kind == p.KEYWORD_ONLY}
+    assert options == {f.name: f.default for f in dataclasses.fields(SamplingParams)}
+
+
+def test_load_agrees_with_its_options() -> None:
+    parameters = list(inspect.signature(load).parameters.values())[1:]
+    assert {p.name: p.default for p in parameters} == {
+        f.name: f.default for f in dataclasses.fields(LoadOptions)
+    }
+
+
+def test_unknown_options_raise(nano: Model) -> None:
+    with pytest.raises(TypeError, match="max_new_tokens"):
+        nano.ask("Hi", max_new_tokens=3)  # type: ignore[call-arg]
+    with pytest.raises(errors.OptionError, match="temperature=-1: must be"):
+        nano.ask("Hi", temperature=-1)
+
+
+def test_stop_ids_join_tokenizer_and_both_configs(nano: Model, nano_copy: Path) -> None:
+    assert nano.stop_ids == {257, 258, 260}
+    (nano_copy / "generation_config.json").write_text(json.dumps({"eos_token_id": [65]}))
+    assert load(nano_copy).stop_ids == {257, 258, 260, 65}
+
+
+def test_the_choice_of_device_and_dtype_gives_its_reason(nano: Model) -> None:
+    auto = choose_placement(None, None)
+    native = any(torch.cpu.get_capabilities().get(f) for f in ("avx512_bf16", "amx_bf16", "bf16"))
+    if auto.device.type == "cpu":
+        assert auto.dtype == (torch.bfloat16 if native else torch.float32)
+        assert "no CUDA device; cpu " in str(auto)
+    assert str(choose_placement("cpu", "float32")) == "cpu, float32"
+    assert repr(nano) == f"<phisight.Model nano on {nano.placement}>"
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "tpu", "", "cpu:1", "meta"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    with pytest.raises(errors.DeviceError, match=r"is not on this machine; there are: cpu"):
+        choose_placement(device, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no-such-model", "expected nano, phi-3-vision, phi-3.5-vision, a folder, or a hub id"),
+        ("phi-3.5-vision", "fetch it with: hf download microsoft/Phi-3.5-vision-instruct"),
+        ("someone/something", "fetch it with: hf download someone/something"),
+        ("../../etc", "expected nano"),
+    ],
+)
+def test_a_model_that_is_not_there_is_refused(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(errors.ModelNotFoundError, match=message):
+        load(name)
+
+
+def test_a_model_in_the_hub_cache_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "models--someone--micro"
+    micro.write(root / "snapshots" / "0123abcd")
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("0123abcd")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert load("someone/micro").path.name == "0123abcd"
+
+
+def test_a_tokenizer_larger_than_the_vocabulary_is_refused(micro_folder: Path) -> None:
+    micro.write(micro_folder, vocab_size=200)
+    with pytest.raises(errors.ConfigError, match="264 tokens, config.json only vocab_size=200"):
+        load(micro_folder)
+
+
+def test_public_names() -> None:
+    assert sorted(phisight._OWNERS) == phisight.__all__
+    assert all(hasattr(phisight, name) for name in phisight.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        phisight.lod  # noqa: B018

@@ -1,0 +1,123 @@
+"""The import table of docs/architecture.md: who may import whom, and which library lives where."""
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import phisight
+
+SOURCE = Path(phisight.__file__).parent
+EVERYWHERE = {
+    "errors",
+    "config",
+    "params",
+    "hd",
+    "jsonfile",
+}  # import nothing of ours but each other
+
+# Rooms and the rooms they may import, besides EVERYWHERE.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "config": set(),
+    "params": set(),
+    "hd": set(),
+    "jsonfile": set(),
+    "hub": set(),
+    "placement": set(),
+    "model": set(),
+    "processing": set(),
+    "engine": {"model"},
+    "answer": {"engine", "processing"},
+    "api": {"answer", "engine", "hub", "model", "placement", "processing"},
+    "tasks": set(),
+    "cli": {"answer", "api", "tasks"},
+    "__init__": {"answer", "api", "processing"},
+    "__main__": {"cli"},
+}
+# Libraries and the only rooms that may import them.
+LIBRARIES: dict[str, set[str]] = {
+    "PIL": {"processing"},
+    "jinja2": {"processing"},
+    "tokenizers": {"processing"},
+    "numpy": {"processing"},
+    "safetensors": {"model"},
+    "huggingface_hub": {"hub"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "torch": {"model", "processing", "engine", "placement", "api"},
+}
+FILES = sorted(SOURCE.rglob("*.py"))
+MOST_LINES = 240
+
+
+def room(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of everything a file imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_every_room_is_in_the_table() -> None:
+    assert {room(path) for path in FILES} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_keep_to_the_table(path: Path) -> None:
+    here = room(path)
+    for name in imports(path):
+        top, *rest = name.split(".")
+        if top == "phisight" and rest and rest[0] != "__version__":
+            assert rest[0] in MAY_IMPORT[here] | EVERYWHERE | {here}, f"{here} imports {name}"
+        elif top in LIBRARIES:
+            assert here in LIBRARIES[top], f"{here} imports {name}"
+        else:
+            assert top in sys.stdlib_module_names | {"phisight"}, f"{name} is no dependency of ours"
+
+
+def test_rooms_for_everyone_import_only_each_other() -> None:
+    assert all(not MAY_IMPORT[name] for name in EVERYWHERE)
+
+
+def test_nothing_runs_code_of_a_model_folder() -> None:
+    forbidden = {"pickle", "marshal", "shelve", "runpy", "importlib.util", "torch.load"}
+    for path in FILES:
+        assert not forbidden & imports(path), path
+        calls = {
+            ast.unparse(node.func)
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call)
+        }
+        assert not calls & {"eval", "exec", "torch.load", "__import__", "compile"}, path
+
+
+def test_files_fit_in_the_head() -> None:
+    long = {
+        path.name: n for path in FILES if (n := len(path.read_text().splitlines())) > MOST_LINES
+    }
+    assert not long, f"more than {MOST_LINES} lines: is there one room in there, or two?"
+
+
+def test_every_module_imports() -> None:
+    for module in pkgutil.walk_packages(phisight.__path__, "phisight."):
+        if module.name != "phisight.__main__":
+            importlib.import_module(module.name)
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    script = "import sys, phisight, phisight.config, phisight.hd; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
