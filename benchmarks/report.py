@@ -1,0 +1,58 @@
+"""Write the README's table from benchmarks/results, the newest line of each measurement.
+
+python benchmarks/report.py            # rewrite README.md
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- figures: benchmarks/report.py -->\n", "<!-- end of figures -->\n"
+
+
+def newest(name: str) -> dict[str, Any]:
+    lines = (ROOT / "benchmarks" / "results" / f"{name}.jsonl").read_text().splitlines()
+    record: dict[str, Any] = json.loads(lines[-1])
+    return record
+
+
+def table() -> str:
+    ask, image, full = newest("ask_book"), newest("image_processing"), newest("full_cpu")
+    ours, theirs = full["total_s"]["ours"], full["total_s"]["theirs"]
+    parts = full["ours_over_theirs"]
+    rows = [
+        (
+            "`phisight ask examples/book.png …`, start to end",
+            f"{ask['whole_command_s']['p50']:.1f} s",
+        ),
+        ("the same question, model already loaded", f"{ask['once_loaded_s']['p50']:.1f} s"),
+        (
+            "12-megapixel JPEG to 16 crops, against Pillow's decode and resize alone",
+            f"{image['ours_over_pillow']['p50']:.2f} ×",
+        ),
+        (
+            "4.1 B parameters in bfloat16, one picture, 16 tokens, "
+            f"against transformers {full['transformers']}",
+            f"{ours:.1f} s to {theirs:.1f} s "
+            f"(vision {parts['vision']:.2f} ×, reading {parts['prefill']:.2f} ×, "
+            f"writing {parts['decode']:.2f} ×)",
+        ),
+    ]
+    lines = ["| measured | median |", "| --- | --- |", *(f"| {a} | {b} |" for a, b in rows)]
+    where = f"{ask['device']}, torch {ask['torch']}"
+    lines += ["", f"On {where}, a shared machine: `benchmarks/`, `benchmarks/results/`.", ""]
+    return "\n".join(lines)
+
+
+def with_table(readme: str) -> str:
+    head, rest = readme.split(BEGIN)
+    tail = rest.split(END)[1]
+    return head + BEGIN + table() + END + tail
+
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    path.write_text(with_table(path.read_text()))

@@ -1,0 +1,83 @@
+"""The same laws on a CUDA device; run by hand with `pytest -m gpu`."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from naive import greedy, last_logits
+from test_engine import generate
+from test_model import NAMES, answer, encode, golden
+
+import phisight
+from phisight.config import read_model_config
+from phisight.errors import BudgetError
+from phisight.model.phi3v import Phi3V
+from phisight.model.weights import load_model
+
+pytestmark = pytest.mark.gpu
+CUDA = torch.device("cuda")
+BF16_TIE = 0.25  # two bfloat16 steps at logits of 8 to 16: closer ones may be picked either way
+
+
+@pytest.fixture(scope="module")
+def exact(tiny_folder: Path) -> Phi3V:
+    config = read_model_config(tiny_folder)
+    return load_model(tiny_folder, config, device=CUDA, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def half(tiny_folder: Path) -> Phi3V:
+    config = read_model_config(tiny_folder)
+    return load_model(tiny_folder, config, device=CUDA, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_official_logits_and_tokens(exact: Phi3V, tiny_folder: Path, name: str) -> None:
+    prompts, arrays = golden(tiny_folder, name)
+    expected = arrays.get("nocache_tokens", arrays["tokens"])
+    for row, prompt in enumerate(prompts):
+        images = encode(exact, prompt)
+        logits = last_logits(exact, prompt.ids, images).cpu().numpy()
+        reference = arrays["logits"][row]
+        assert np.abs(logits - reference).max() / np.abs(reference).max() <= 1e-4
+        assert answer(exact, prompt, images, 32) == expected[row].tolist()
+
+
+@pytest.mark.parametrize("name", ["landscape_nc4", "chat_nc4", "landscape_nc16"])
+def test_bfloat16_is_as_close_as_on_the_cpu(half: Phi3V, tiny_folder: Path, name: str) -> None:
+    (prompt,), arrays = golden(tiny_folder, name)
+    logits = last_logits(half, prompt.ids, encode(half, prompt)).cpu().numpy()
+    assert np.abs(logits - arrays["logits"][0]).mean() <= 0.09
+
+
+@pytest.mark.parametrize("length", [1, 600, 4090, 4095, 4096, 4097])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_law(exact: Phi3V, half: Phi3V, length: int, dtype: str) -> None:
+    model, tie = (exact, 1e-4) if dtype == "float32" else (half, BF16_TIE)
+    ids = [1, *random.Random(length).choices(range(3, 32000), k=length - 1)]
+    expected, gaps = greedy(model, ids, max_tokens=12)
+    got = generate(model, ids, (), 12)
+    parted = next((i for i in range(12) if got[i] != expected[i]), None)
+    assert parted is None or gaps[parted] < tie, (parted, gaps)
+
+
+def test_nano_reads_the_book_on_cuda() -> None:
+    model = phisight.load()
+    assert model.placement.device.type == "cuda"
+    assert "a CUDA device is there" in str(model.placement)
+    book = Path(__file__).parents[1] / "examples" / "book.png"
+    text = model.ask("Help me get the title and author information of this book?", [book]).text
+    assert text == 'The title of the book is "ALONE" and the author is Morgan Maxwell.'
+
+
+def test_no_memory_is_a_clear_error_and_the_model_lives_on() -> None:
+    model = phisight.load()
+    torch.cuda.set_per_process_memory_fraction(1e-6)
+    try:
+        with pytest.raises(BudgetError, match=r"(no memory on|ran out of) .*use fewer"):
+            model.ask("Hi", max_tokens=4000)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert model.ask("Hi", max_tokens=2).usage.completion_tokens <= 2
