@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
+# Threads that spin while they wait starve on a busy machine: docs/log.md has the figures.
+export GOMP_SPINCOUNT ?= 2000
+
 .PHONY: demo test check format clean
 
 demo: $(VENV)/.installed
