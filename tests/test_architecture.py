@@ -29,9 +29,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jsonfile": set(),
     "hub": set(),
     "placement": set(),
-    "model": set(),
+    "kernels": set(),
+    "model": {"kernels"},
     "processing": set(),
-    "engine": {"model"},
+    "engine": {"model", "kernels"},
     "answer": {"engine", "processing"},
     "api": {"answer", "engine", "hub", "model", "placement", "processing"},
     "tasks": set(),
@@ -49,7 +50,7 @@ LIBRARIES: dict[str, set[str]] = {
     "huggingface_hub": {"hub"},
     "typer": {"cli"},
     "rich": {"cli"},
-    "torch": {"model", "processing", "engine", "placement", "api"},
+    "torch": {"kernels", "model", "processing", "engine", "placement", "api"},
 }
 FILES = sorted(SOURCE.rglob("*.py"))
 MOST_LINES = 240

@@ -1,5 +1,6 @@
 """The same laws on a CUDA device; run by hand with `pytest -m gpu`."""
 
+import gc
 import random
 from pathlib import Path
 
@@ -74,6 +75,8 @@ def test_nano_reads_the_book_on_cuda() -> None:
 
 def test_no_memory_is_a_clear_error_and_the_model_lives_on() -> None:
     model = phisight.load()
+    gc.collect()
+    torch.cuda.empty_cache()  # what other tests freed would serve
     torch.cuda.set_per_process_memory_fraction(1e-6)
     try:
         with pytest.raises(BudgetError, match=r"(no memory on|ran out of) .*use fewer"):

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from phisight.config import VisionConfig
 from phisight.hd import CROP, PATCHES
+from phisight.kernels.patches import embed_patches
 
 _PATCH = CROP // PATCHES
 
@@ -37,7 +38,7 @@ class VisionEmbeddings(nn.Module):
         self.position_embedding = empty_embedding(1 + PATCHES * PATCHES, hidden)
 
     def forward(self, crops: Tensor) -> Tensor:
-        patches = self.patch_embedding(crops).flatten(2).transpose(1, 2)  # (N, P, E)
+        patches = embed_patches(crops, self.patch_embedding.weight)  # (N, P, E)
         first = self.class_embedding.expand(len(crops), 1, -1)
         return torch.cat([first, patches], dim=1) + self.position_embedding.weight  # (N, T, E)
 
