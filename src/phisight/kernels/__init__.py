@@ -1,1 +1,1 @@
-"""Operations that are done differently on different devices; one a file, plain tensors in and out."""
+"""Operations done differently on different devices; one a file, plain tensors in and out."""
