@@ -57,23 +57,27 @@ def test_a_stream_gives_the_answer_in_pieces(nano: Model) -> None:
     assert next(stream, "over") == "over"
 
 
+CHART = ("Describe this chart.", [EXAMPLES / "chart.png"])  # answers of some 240 tokens
+
+
 def test_streams_interleave_and_closing_one_leaves_the_other(nano: Model) -> None:
     expected = nano.ask("Hello?", max_tokens=6).token_ids
-    with nano.stream("Who?", max_tokens=400) as left:
+    with nano.stream(*CHART) as left:
         next(left)
-        with nano.stream("Why?", max_tokens=400) as middle:
-            right = nano.stream("Hello?", max_tokens=6)
-            middle.close()
-            with pytest.raises(RuntimeError, match="closed before its answer"):
-                middle.finish()
+        middle = nano.stream(*CHART)
+        right = nano.stream("Hello?", max_tokens=6)
+        middle.close()
+        with pytest.raises(RuntimeError, match="closed before its answer"):
+            middle.finish()
         next(left)
     assert list(left) == []
     assert right.finish().token_ids == expected
 
 
 def test_a_dropped_stream_frees_the_engine(nano: Model) -> None:
-    stream = nano.stream("Who?", max_tokens=400)
+    stream = nano.stream(*CHART)
     next(stream)
+    assert nano._loop._engine._jobs
     del stream
     gc.collect()
     assert not nano._loop._engine._jobs

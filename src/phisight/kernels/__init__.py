@@ -1,1 +1,1 @@
-"""Operations done differently on different devices; one a file, plain tensors in and out."""
+"""Operations whose way of being done is a choice; one a file, plain tensors in and out."""
