@@ -34,10 +34,15 @@ $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
+DOWNLOAD := "installing into $(VENV): PyTorch and some small libraries (on Linux about 3 GB with CUDA, \
+200 MB for the CPU build; README.md says how to get that one)"
+
 $(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
+	@echo $(DOWNLOAD)
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable .
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml constraints.txt
+	@echo $(DOWNLOAD)
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@ $(VENV)/.installed

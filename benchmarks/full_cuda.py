@@ -66,7 +66,9 @@ def main() -> None:
         ceiling_tok_per_s=round(ceiling / moved, 1),
         copy_gb_per_s=round(ceiling / 1e9),
         different_answers_of_one_seed=len({answer.token_ids for answer in answers}),
-        prompt_tflop=round(model.network.flops(len(prompt.ids), 17) / 1e12, 1),
+        prompt_tflop=round(
+            model.network.flops(len(prompt.ids), len(prompt.images[0].pixels)) / 1e12, 1
+        ),
     )
 
 

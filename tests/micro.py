@@ -42,7 +42,13 @@ def config_json(**changes: Any) -> dict[str, Any]:
         "hidden_act": "silu",
         "eos_token_id": 258,
         "torch_dtype": "float32",
-        "embd_layer": {"embedding_cls": "image", "hd_transform_order": "sub_glb"},
+        "embd_layer": {
+            "embedding_cls": "image",
+            "hd_transform_order": "sub_glb",
+            "projection_cls": "mlp",
+            "use_hd_transform": True,
+            "with_learnable_separator": True,
+        },
         "img_processor": {
             "name": "clip_vision_model",
             "image_dim_out": 36,

@@ -53,7 +53,7 @@ LIBRARIES: dict[str, set[str]] = {
     "torch": {"kernels", "model", "processing", "engine", "placement", "api"},
 }
 FILES = sorted(SOURCE.rglob("*.py"))
-MOST_LINES = 240
+MOST_LINES = 250
 
 
 def room(path: Path) -> str:

@@ -1,6 +1,10 @@
 """The command line as a program: what it prints where, and how it ends."""
 
+import dataclasses
+import inspect
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +12,12 @@ from pathlib import Path
 import pytest
 
 import phisight
+from phisight.cli.ask import ask, task_command
 from phisight.cli.main import EXIT_CODES
 from phisight.cli.output import printable
 from phisight.errors import PhisightError
+from phisight.params import LoadOptions, SamplingParams
+from phisight.tasks import TASKS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BOOK, SIGN = str(EXAMPLES / "book.png"), str(EXAMPLES / "sign.png")
@@ -30,7 +37,9 @@ def test_ask_answers_on_stdout_and_notes_on_stderr(nano: phisight.Model) -> None
     model, hint, costs = done.stderr.splitlines()
     assert model.startswith("nano on ")
     assert "For photographs: hf download microsoft/Phi-3.5-vision-instruct" in hint
-    assert "reading 797 tokens" in costs or "tokens" in costs
+    assert re.fullmatch(
+        r"[\d.]+ s: pictures [\d.]+, reading 769 tokens [\d.]+, writing 13 .*", costs
+    )
 
 
 def test_json_is_one_line_with_everything() -> None:
@@ -71,7 +80,7 @@ def test_compare_takes_all_pictures_together() -> None:
         (("ask", "What?", "--dtype", "int8"), 2, "dtype='int8': expected one of"),
         (("ask", "What?", "--device", "cuda:77"), 4, "device 'cuda:77' is not on this machine"),
         (("ask", "What?", "--model", "nope"), 3, "no model 'nope'"),
-        (("compare", BOOK), 2, "compare needs 2 pictures or more"),
+        (("compare", BOOK), 2, "compare takes 2 pictures, not 1; for others: phisight ask"),
         (("describe",), 2, "Missing argument"),
         (("ask", *[BOOK] * 6, "What?"), 2, "the model's context is 4096"),
         (("ask", "\udcff"), 2, "U+DCFF, which is no character"),
@@ -98,7 +107,37 @@ def test_frames_left_out_are_a_line_on_stderr(tmp_path: Path) -> None:
     frames = [Image.new("L", (9, 9), 90 * i) for i in range(3)]
     frames[0].save(tmp_path / "three.gif", save_all=True, append_images=frames[1:])
     done = phi("ask", "three.gif", "OCR", "--max-tokens", "1", cwd=tmp_path)
-    assert "phisight: three.gif has 3 frames or pages; only the first is used\n" in done.stderr
+    assert (
+        "phisight: three.gif has more than one frame or page; only the first is used\n"
+        in done.stderr
+    )
+
+
+def test_options_equal_the_option_classes() -> None:
+    expected = {
+        f.name: f.default
+        for kind in (SamplingParams, LoadOptions)
+        for f in dataclasses.fields(kind)
+    }
+    for command in (ask, task_command(TASKS[0])):
+        parameters = list(inspect.signature(command).parameters.values())[1:]
+        given = {p.name: p.default for p in parameters}
+        assert given == expected | {"model": None, "json": False}
+
+
+def test_any_terminal_takes_any_answer_and_name(nano_folder: Path, tmp_path: Path) -> None:
+    name = os.fsdecode("caf\u00e9-".encode() + b"\xff.png")
+    (tmp_path / name).write_bytes(Path(SIGN).read_bytes())
+    for encoding in ("ascii", "utf-8:strict"):
+        done = subprocess.run(
+            [sys.executable, "-m", "phisight", "ocr", name, name, "--max-tokens", "1"],
+            capture_output=True,
+            cwd=tmp_path,
+            check=False,
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+        )
+        assert done.returncode == 0, done.stderr
+        assert b".png:" in done.stdout
 
 
 def test_every_error_has_an_exit_code() -> None:

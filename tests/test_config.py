@@ -18,6 +18,18 @@ def test_the_official_model(official: Path) -> None:
     assert config.eos_token_ids == (2,)
 
 
+def test_a_window_beyond_the_context_masks_nothing(official: Path) -> None:
+    data = json.loads((official / "config.json").read_text()) | {"sliding_window": 262144}
+    assert model_config(data) == read_model_config(official)
+
+
+def test_a_missing_rope_scaling_is_not_assumed() -> None:
+    data = micro.config_json(rope_parameters={"rope_type": "longrope"})
+    del data["rope_scaling"]
+    with pytest.raises(ConfigError, match="rope_scaling is missing .null for none."):
+        model_config(data)
+
+
 def test_nano_spells_its_tower_out(nano_folder: Path) -> None:
     config = read_model_config(nano_folder)
     assert (config.vision.num_layers, config.vision.num_stored_layers) == (7, 7)  # layer_idx -1
@@ -32,6 +44,10 @@ def test_another_depth_of_the_standard_tower(tiny_folder: Path) -> None:
 
 def image_part(**changes: object) -> dict[str, object]:
     return {"img_processor": micro.config_json()["img_processor"] | changes}
+
+
+def embedding(**changes: object) -> dict[str, object]:
+    return {"embd_layer": micro.config_json()["embd_layer"] | changes}
 
 
 def rope(**changes: object) -> dict[str, object]:
@@ -49,14 +65,20 @@ def rope(**changes: object) -> dict[str, object]:
         ({"num_attention_heads": 5}, "hidden_size=48 does not split into 5 heads"),
         ({"num_key_value_heads": 1}, "no grouped-query attention"),
         ({"sliding_window": 64}, "sliding_window=64 is below max_position_embeddings=900"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers=0: expected a whole number of at least 1"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers=0: expected a whole number from 1 to 1024"),
+        ({"num_hidden_layers": 10**12}, "num_hidden_layers=1000000000000: expected"),
+        ({"vocab_size": 2**63}, "vocab_size=9223372036854775808: expected a whole number"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps=1000"),
+        ({"rms_norm_eps": -1}, "rms_norm_eps=-1: expected a number above 0"),
+        ({"rope_theta": 0}, "rope_theta=0"),
         ({"num_hidden_layers": True}, "num_hidden_layers=True"),
-        ({"rms_norm_eps": "tiny"}, "rms_norm_eps='tiny': expected a finite number"),
+        ({"rms_norm_eps": "tiny"}, "rms_norm_eps='tiny': expected a number above 0"),
         ({"eos_token_id": "end"}, "eos_token_id='end': expected token ids"),
-        (
-            {"embd_layer": {"hd_transform_order": "glb_sub"}},
-            "embd_layer.hd_transform_order='glb_sub'",
-        ),
+        (embedding(hd_transform_order="glb_sub"), "embd_layer.hd_transform_order='glb_sub'"),
+        (embedding(use_hd_transform=None), "embd_layer.use_hd_transform=None: only True"),
+        ({"embd_layer": {"embedding_cls": "image"}}, "embd_layer.hd_transform_order=None"),
+        ({"sliding_window": "wide"}, "sliding_window='wide'"),
+        ({"original_max_position_embeddings": None}, "original_max_position_embeddings=None"),
         ({"embd_layer": None}, "embd_layer=None: expected a JSON object"),
         (rope(type="yarn"), "rope_scaling=.*only null or type 'su' / 'longrope'"),
         (rope(mscale=2), "rope_scaling="),
@@ -78,7 +100,7 @@ def test_values_that_are_not_implemented_are_named(
         model_config(micro.config_json(**changes))
 
 
-@pytest.mark.parametrize("text", ["[1]", "{", "\xff", "[" * 100_000])
+@pytest.mark.parametrize("text", ["[1]", "{", "\xff", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
 def test_unreadable_json_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=r"config\.json: (not readable as JSON|expected a JSON)"):
@@ -91,7 +113,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"image_std": [1, 0, 1]}, {"num_crops": 0}, {"num_img_tokens": 1}]
+    "changes",
+    [{"image_std": [1, 0, 1]}, {"num_crops": 0}, {"num_crops": 2000}, {"num_img_tokens": 1}],
 )
 def test_a_bad_preprocessor_is_named(nano_copy: Path, changes: dict[str, object]) -> None:
     path = nano_copy / "preprocessor_config.json"

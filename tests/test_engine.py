@@ -3,6 +3,7 @@
 import random
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import micro
 import pytest
@@ -18,6 +19,7 @@ from phisight.errors import BudgetError
 from phisight.model.phi3v import EncodedImage, Phi3V
 from phisight.params import SamplingParams
 
+SIGN = Path(__file__).parents[1] / "examples" / "sign.png"
 TIE = 1e-4  # fp32 tokens may part only where the two likeliest are closer than this
 
 
@@ -93,9 +95,9 @@ def test_law_at_4096_on_the_tiny_checkpoint(tiny: Phi3V, length: int) -> None:
     assert_law(tiny, ids, max_tokens=6 if length == 4093 else 3)
 
 
-def test_law_on_nano(nano_folder: object) -> None:
+def test_law_on_nano() -> None:
     model = phisight.load("nano", dtype="float32")
-    prompt = model.processor.prompt("OCR", ["examples/sign.png"])
+    prompt = model.processor.prompt("OCR", [SIGN])
     layout = prompt.images[0].layout
     with torch.inference_mode():
         image = model.network.encode_image(prompt.images[0].pixels, layout.rows, layout.cols)
@@ -161,24 +163,69 @@ def test_no_memory_for_one_request_leaves_the_others(
     monkeypatch.setattr(torch, "empty", no_room)
     assert loop.next_output(served) is not None
     with pytest.raises(
-        BudgetError, match=r"no memory on cpu for the cache of 502 tokens"
+        BudgetError,
+        match=r"no memory on cpu for a request of 500 tokens and max_tokens=2, of which the cache",
     ) as caught:
         loop.next_output(refused)
     assert "0x" not in str(caught.value)
     assert loop.next_output(refused) is None
 
 
-def test_a_crash_in_one_request_does_not_block_the_next(
+def test_a_crash_in_one_request_reaches_its_owner_alone(
     small: Phi3V, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Engine(small)
-    engine.add(Request([1], params=SamplingParams(max_tokens=1)))
-    after = engine.add(Request([2], params=SamplingParams(max_tokens=1)))
-    monkeypatch.setattr(Sampler, "pick", lambda *_: 1 / 0)
+    loop = EngineLoop(Engine(small))
+    params = SamplingParams(max_tokens=1)
+    broken, after = (
+        loop.submit(Request([1], params=params)),
+        loop.submit(Request([2], params=params)),
+    )
+    pick, failures = Sampler.pick, iter([1])
+
+    def fail_once(self: Sampler, logits: torch.Tensor) -> int:
+        return pick(self, logits) if next(failures, 0) == 0 else 1 // 0
+
+    monkeypatch.setattr(Sampler, "pick", fail_once)
+    assert loop.next_output(after) is not None
     with pytest.raises(ZeroDivisionError):
-        engine.step()
-    monkeypatch.undo()
-    assert [output.request_id for output in engine.step()] == [after]
+        loop.next_output(broken)
+    assert loop.next_output(broken) is None
+
+
+def test_an_interrupt_leaves_the_request_to_go_on(
+    small: Phi3V, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = generate(small, [4, 5, 6], (), 6)
+    loop = EngineLoop(Engine(small))
+    request_id = loop.submit(Request([4, 5, 6], params=SamplingParams(max_tokens=6)))
+    tokens = [loop.next_output(request_id)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Sampler, "pick", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            loop.next_output(request_id)
+    while (output := loop.next_output(request_id)) is not None:
+        tokens.append(output)
+    assert [output.token_id for output in tokens if output is not None] == expected
+
+
+def _interrupt(self: Sampler, logits: torch.Tensor) -> int:
+    raise KeyboardInterrupt
+
+
+def test_timings_leave_the_callers_pauses_out(
+    small: Phi3V, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr("phisight.engine.engine.time.perf_counter", lambda: float(next(clock)))
+    engine = Engine(small)
+    engine.add(Request([1], params=SamplingParams(max_tokens=3)))  # tick 0
+    for _ in range(2):
+        engine.step()  # ticks 1, 2 and 13, 14
+        for _ in range(10):
+            next(clock)
+    (last,) = engine.step()  # ticks 25, 26
+    assert last.finish is not None
+    assert (last.finish.queue, last.finish.prefill, last.finish.decode) == (1, 1, 2)
 
 
 def test_threads_take_turns(small: Phi3V) -> None:

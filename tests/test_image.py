@@ -77,6 +77,16 @@ def test_transparency_in_a_file_lies_on_white(mode: str) -> None:
     assert [opened.getpixel((x, 0)) for x in (0, 1)] == [(0, 0, 0), (255, 255, 255)]
 
 
+def test_a_pil_image_that_cannot_be_read_or_cut_is_refused(config: ProcessorConfig) -> None:
+    buffer = io.BytesIO()
+    make_image(400, 300, 2).save(buffer, "JPEG")
+    half = io.BytesIO(buffer.getvalue()[: len(buffer.getvalue()) // 2])
+    with Image.open(half) as lazy, pytest.raises(ImageError, match="PIL image cannot be read"):
+        open_image(lazy)
+    with pytest.raises(ImageError, match="0x5 pixels is empty"):
+        cut_crops(open_image(Image.new("RGB", (0, 5))), config, 4)
+
+
 def test_16_bit_grey_is_scaled_not_clipped() -> None:
     levels = np.array([[0, 128, 257, 32896, 65535]], np.uint16)
     opened = open_image(png(Image.fromarray(levels)))
@@ -121,8 +131,11 @@ def test_frames_left_out_are_said(tmp_path: Path) -> None:
     path = tmp_path / "many.gif"
     frames = [Image.new("L", (5, 5), 10 * i) for i in range(4)]
     frames[0].save(path, save_all=True, append_images=frames[1:])
-    with pytest.warns(PhisightWarning, match="has 4 frames or pages; only the first is used"):
-        assert open_image(path).size == (5, 5)
+    with pytest.warns(
+        PhisightWarning, match="has more than one frame or page; only the first is used"
+    ):
+        opened = open_image(path)
+    assert (opened.size, opened.getpixel((2, 2))) == ((5, 5), (0, 0, 0))
 
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n"

@@ -61,7 +61,7 @@ def test_tags_are_honoured_by_number(processor: Processor) -> None:
         ("What?", 1, "found: none"),
         ("<|image_0|>", 1, r"<\|image_0\|>"),
         ("<|image_1|>", 0, "no picture was given, but the prompt has image tags"),
-        (f"<|image_{'9' * 5000}|>", 1, r"found: <\|image_0\|>"),
+        (f"<|image_{'9' * 5000}|>", 1, r"found: <\|image_999"),
     ],
     ids=["repeated", "gap", "missing", "too many", "none", "zero", "no picture", "endless"],
 )
@@ -118,15 +118,14 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("which", ["official", "nano_folder"])
 def test_user_text_stays_text(which: str, text: str, request: pytest.FixtureRequest) -> None:
-    processor = Processor(request.getfixturevalue(which), 4)
+    folder = request.getfixturevalue(which)
+    processor = Processor(folder, 4)
     benign, hostile = (
         processor.prompt([{"role": "user", "content": [{"type": "image"}, _text(t)]}], [RED]).ids
         for t in ("Hello", "x" + text)
     )
-    control = {processor.tokenizer.bos_id, *processor.tokenizer.stop_ids}
-    control |= {
-        processor.tokenizer.encode(t)[1] for t in ("<|user|>", "<|system|>", "</s>"[:0] or "<unk>")
-    }
+    added = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+    control = {token["id"] for token in added}  # </s> too, which is not called special
     assert [t for t in hostile if t in control or t < 0] == [
         t for t in benign if t in control or t < 0
     ]

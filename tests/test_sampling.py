@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from phisight.engine.sampling import Sampler
-from phisight.errors import OptionError
+from phisight.errors import CheckpointError, OptionError
 from phisight.params import LoadOptions, SamplingParams
 
 LOGITS = torch.tensor([0.0, 2.0, 1.0, -1.0])
@@ -46,6 +46,13 @@ def test_a_seed_repeats_and_another_does_not() -> None:
     assert picks(3) == picks(3)
     assert picks(3) != picks(4)
     assert picks(None) != picks(None)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_model_that_computes_nan_is_refused(temperature: float) -> None:
+    sampler = Sampler(SamplingParams(temperature=temperature))
+    with pytest.raises(CheckpointError, match="the model computes NaN"):
+        sampler.pick(torch.tensor([1.0, float("nan")]))
 
 
 def test_tiny_and_huge_temperatures_stay_finite() -> None:

@@ -16,8 +16,9 @@ from phisight.config import ModelConfig, read_model_config
 from phisight.engine.engine import Engine
 from phisight.engine.loop import EngineLoop
 from phisight.engine.request import Request
-from phisight.errors import ConfigError, PromptError
+from phisight.errors import BudgetError, ConfigError, PromptError
 from phisight.hub import ModelFolder, find_model
+from phisight.model.memory import is_out_of_memory
 from phisight.model.phi3v import EncodedImage, Phi3V
 from phisight.model.weights import load_model
 from phisight.params import LoadOptions, SamplingParams
@@ -52,7 +53,15 @@ def load(
             f"{folder.path}: tokenizer.json has {processor.tokenizer.size} tokens, "
             f"config.json only vocab_size={config.vocab_size}"
         )
-    network = load_model(folder.path, config, device=placement.device, dtype=placement.dtype)
+    try:
+        network = load_model(folder.path, config, device=placement.device, dtype=placement.dtype)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise BudgetError(
+            f"no memory on {placement.device} for {folder.name} in {placement.dtype}: "
+            'use another device (device="cpu") or dtype="bfloat16"'
+        ) from None
     return Model(folder, config, network, processor, placement)
 
 
@@ -115,7 +124,9 @@ class Model:
         seed: int | None = _DEFAULTS.seed,
     ) -> Stream:
         """As `ask`, in pieces: iterate over the text, then read `.answer`."""
-        params = SamplingParams(max_tokens, temperature, top_p, seed)
+        params = SamplingParams(
+            max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
+        )
         began = time.perf_counter()
         if not isinstance(prompt, Prompt):
             prompt = self.processor.prompt(prompt, images)
@@ -135,8 +146,16 @@ class Model:
 
     def _encode(self, picture: ImageCrops) -> EncodedImage:
         layout = picture.layout
-        with torch.inference_mode():
-            image = self.network.encode_image(picture.pixels, layout.rows, layout.cols)
+        try:
+            with torch.inference_mode():
+                image = self.network.encode_image(picture.pixels, layout.rows, layout.cols)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise BudgetError(
+                f"no memory on {self.network.device} to encode {layout.num_crops} crops: "
+                "use fewer crops (num_crops)"
+            ) from None
         if self.network.device.type == "cuda":
             torch.cuda.synchronize(self.network.device)  # or the time would be the prefill's
         return image

@@ -15,6 +15,9 @@ from typing import Any
 from phisight import jsonfile
 from phisight.errors import ConfigError
 from phisight.hd import CELLS, CROP, PATCHES
+from phisight.params import LoadOptions, option_field
+
+_MOST_LAYERS = 1024
 
 # What each key may be where it stands in the JSON; an absent key means the first value.
 _FIXED_MODEL: dict[str, tuple[object, ...]] = {
@@ -86,7 +89,6 @@ class ModelConfig:
     max_positions: int
     rms_norm_eps: float
     eos_token_ids: tuple[int, ...]
-    dtype: str | None  # of the stored weights, as config.json names it
     rope: RopeConfig
     vision: VisionConfig
 
@@ -120,7 +122,15 @@ def read_model_config(folder: Path) -> ModelConfig:
 def model_config(data: Mapping[str, Any]) -> ModelConfig:
     """config.json as a ModelConfig. Raises ConfigError on what is not implemented."""
     jsonfile.check_fixed(data, _FIXED_MODEL, "")
-    jsonfile.check_fixed(jsonfile.section(data, "embd_layer"), _FIXED_EMBEDDING, "embd_layer.")
+    embedding = jsonfile.section(data, "embd_layer")
+    # The official code's own defaults are other values, so none of these may be left out.
+    jsonfile.check_fixed(
+        {**dict.fromkeys(_FIXED_EMBEDDING), **embedding}, _FIXED_EMBEDDING, "embd_layer."
+    )
+    if "rope_scaling" not in data:
+        raise ConfigError(
+            "rope_scaling is missing (null for none); rope_parameters is not read in its place"
+        )
     hidden, heads = (
         jsonfile.whole_number(data, "hidden_size"),
         jsonfile.whole_number(data, "num_attention_heads"),
@@ -134,6 +144,8 @@ def model_config(data: Mapping[str, Any]) -> ModelConfig:
         )
     max_positions = jsonfile.whole_number(data, "max_position_embeddings")
     window = data.get("sliding_window")
+    if window is not None:
+        window = jsonfile.whole_number(data, "sliding_window")
     # Phi-3-V files name a window as long as the context: it masks nothing.
     if window is not None and window < max_positions:
         raise ConfigError(
@@ -143,13 +155,12 @@ def model_config(data: Mapping[str, Any]) -> ModelConfig:
     return ModelConfig(
         hidden_size=hidden,
         intermediate_size=jsonfile.whole_number(data, "intermediate_size"),
-        num_layers=jsonfile.whole_number(data, "num_hidden_layers"),
+        num_layers=jsonfile.whole_number(data, "num_hidden_layers", maximum=_MOST_LAYERS),
         num_heads=heads,
         vocab_size=jsonfile.whole_number(data, "vocab_size"),
         max_positions=max_positions,
-        rms_norm_eps=jsonfile.number(data, "rms_norm_eps"),
+        rms_norm_eps=jsonfile.positive(data, "rms_norm_eps"),
         eos_token_ids=jsonfile.token_ids(data.get("eos_token_id"), "eos_token_id"),
-        dtype=data.get("dtype") or data.get("torch_dtype"),
         rope=_rope_config(data, hidden // heads, max_positions),
         vision=_vision_config(jsonfile.section(data, "img_processor")),
     )
@@ -162,18 +173,20 @@ def read_processor_config(folder: Path) -> ProcessorConfig:
     triples = []
     for key in ("image_mean", "image_std"):
         values = jsonfile.numbers(data.get(key), key)
-        if len(values) != 3 or (key == "image_std" and not all(values)):
-            raise ConfigError(f"{key}={data.get(key)!r}: expected three numbers, none of them 0")
+        if len(values) != 3 or (key == "image_std" and min(values) <= 0):
+            raise ConfigError(f"{key}={data.get(key)!r}: expected three numbers, stds above 0")
         triples.append((values[0], values[1], values[2]))
-    return ProcessorConfig(jsonfile.whole_number(data, "num_crops"), *triples)
+    most = option_field(LoadOptions, "num_crops").metadata["maximum"]
+    return ProcessorConfig(jsonfile.whole_number(data, "num_crops", maximum=most), *triples)
 
 
 def _rope_config(data: Mapping[str, Any], head_dim: int, max_positions: int) -> RopeConfig:
-    theta, half = jsonfile.number(data, "rope_theta", 10000.0), head_dim // 2
-    original = jsonfile.whole_number(data, "original_max_position_embeddings", max_positions)
+    theta, half = jsonfile.positive(data, "rope_theta", 10000.0), head_dim // 2
+    scaling = data.get("rope_scaling")
+    needed = None if scaling is not None else max_positions
+    original = jsonfile.whole_number(data, "original_max_position_embeddings", needed)
     if original == 1 and max_positions > 1:
         raise ConfigError("original_max_position_embeddings=1: must be at least 2")
-    scaling = data.get("rope_scaling")
     if scaling is None:
         ones = (1.0,) * half
         return RopeConfig(theta, ones, ones, original, 1.0)
@@ -221,7 +234,7 @@ def _vision_config(data: Mapping[str, Any]) -> VisionConfig:
         raise ConfigError(
             f"img_processor.image_dim_out={data['image_dim_out']}: the vision tower gives {hidden}"
         )
-    stored = jsonfile.whole_number(vision, "num_hidden_layers")
+    stored = jsonfile.whole_number(vision, "num_hidden_layers", maximum=_MOST_LAYERS)
     # hidden_states[layer_idx] of the reference: -1 is the last layer's output, -2 the one before.
     used = stored + 1 + int(data.get("layer_idx", -2))
     return VisionConfig(
@@ -230,5 +243,5 @@ def _vision_config(data: Mapping[str, Any]) -> VisionConfig:
         num_heads=heads,
         num_layers=used,
         num_stored_layers=stored,
-        layer_norm_eps=jsonfile.number(vision, "layer_norm_eps", 1e-5),
+        layer_norm_eps=jsonfile.positive(vision, "layer_norm_eps", 1e-5),
     )

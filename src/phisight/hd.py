@@ -56,6 +56,8 @@ def hd_layout(width: int, height: int, num_crops: int) -> HDLayout:
     Raises ImageError if one side is so much longer than the other that nothing would be left of
     the shorter one (the reference fails there as well).
     """
+    if min(width, height) < 1:
+        raise ImageError(f"a picture of {width}x{height} pixels is empty")
     transposed = width < height
     long, short = (height, width) if transposed else (width, height)
     ratio = long / short

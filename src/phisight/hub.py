@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from phisight.errors import ModelNotFoundError
+from phisight.errors import ModelNotFoundError, OptionError
 
 BUNDLED = "nano"
 PUBLISHED = {
@@ -42,7 +42,9 @@ def find_model(name: str | os.PathLike[str] | None = None) -> ModelFolder:
     """
     if name is None or name == BUNDLED:
         return ModelFolder(BUNDLED, Path(__file__).parent / "assets" / BUNDLED, _NOTES[BUNDLED])
-    path, text = Path(name), str(name)
+    if not isinstance(name, (str, os.PathLike)) or not str(name):
+        raise OptionError(f"model={name!r}: expected a name, a folder or a hub id")
+    path, text = Path(name).expanduser(), str(name)
     if path.is_dir():
         return ModelFolder(text, path, None)
     hub_id = PUBLISHED.get(text, text)
@@ -68,4 +70,7 @@ def _cached_snapshot(hub_id: str) -> Path | None:
         path = Path(snapshot_download(hub_id, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
-    return path if (path / "config.json").exists() else None
+    weights = ("model.safetensors", "model.safetensors.index.json")
+    if (path / "config.json").exists() and any((path / name).exists() for name in weights):
+        return path
+    return None

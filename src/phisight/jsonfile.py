@@ -20,7 +20,7 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: not found; a Phi-3-V model folder needs {path.name}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: bad text, endless numbers
         raise ConfigError(f"{path}: not readable as JSON ({type(error).__name__})") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a JSON object, got {type(data).__name__}")
@@ -46,19 +46,21 @@ def section(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value
 
 
-def whole_number(data: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    """An integer of at least 1."""
+def whole_number(
+    data: Mapping[str, Any], key: str, default: int | None = None, *, maximum: int = 2**24
+) -> int:
+    """An integer from 1 to a maximum, which keeps absurd sizes from being built."""
     value = data.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{key}={brief(value)}: expected a whole number of at least 1")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= maximum:
+        raise ConfigError(f"{key}={brief(value)}: expected a whole number from 1 to {maximum}")
     return value
 
 
-def number(data: Mapping[str, Any], key: str, default: float | None = None) -> float:
-    """A finite number."""
+def positive(data: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    """A finite number above 0."""
     value = data.get(key, default)
-    if not _is_number(value):
-        raise ConfigError(f"{key}={brief(value)}: expected a finite number")
+    if not _is_number(value) or value <= 0:
+        raise ConfigError(f"{key}={brief(value)}: expected a number above 0")
     return float(value)
 
 
@@ -85,4 +87,6 @@ def brief(value: object) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < 2**1000

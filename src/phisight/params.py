@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from phisight.errors import OptionError
+from phisight.jsonfile import brief
 
 DTYPES = ("bfloat16", "float32")
 
@@ -33,7 +34,7 @@ def option_field(owner: type, name: str) -> dataclasses.Field[Any]:
     return {field.name: field for field in dataclasses.fields(owner)}[name]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SamplingParams:
     """How an answer is drawn. Raises OptionError if a value is out of its limits."""
 
@@ -63,7 +64,7 @@ class SamplingParams:
         check_limits(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoadOptions:
     """How a model is put on a machine. None means: decide, and say why."""
 
@@ -110,4 +111,4 @@ def check_limits(options: SamplingParams | LoadOptions) -> None:
         # "not (a <= b)" rather than "a > b": the latter lets NaN through.
         if (low is not None and not value >= low) or (high is not None and not value <= high):
             limit = f"at least {low}" if high is None else f"between {low} and {high}"
-            raise OptionError(f"{field.name}={value!r}: must be {limit}")
+            raise OptionError(f"{field.name}={brief(value)}: must be {limit}")

@@ -63,7 +63,8 @@ def _checked(name: str) -> torch.device:
 def _native_dtype(device: torch.device) -> tuple[torch.dtype, str]:
     """bfloat16 where the device computes in it; emulated, it is slower than float32."""
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
         native = any(torch.cpu.get_capabilities().get(flag) for flag in _CPU_BF16)
     else:

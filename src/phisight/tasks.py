@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Task:
-    """A job by name. With `together`, all pictures go into one question; else each gets its own."""
+    """A job by name: each picture gets its own question, or `num_images` of them share one."""
 
     name: str
     summary: str
     question: str
-    together: bool = False
-    min_images: int = 1
+    num_images: int | None = None
 
 
 TASKS = (
@@ -21,9 +20,8 @@ TASKS = (
     Task("ocr", "Write out the text in each picture.", "Read all the text in the image."),
     Task(
         "compare",
-        "Say what is different between pictures.",
+        "Say what is different between two pictures.",
         "Compare the two images.",
-        together=True,
-        min_images=2,
+        num_images=2,
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,8 @@ from typing import Annotated
 import typer
 
 from phisight.cli import options
-from phisight.params import SamplingParams
+from phisight.errors import ImageError
+from phisight.params import LoadOptions, SamplingParams
 from phisight.tasks import Task
 
 _DEFAULTS = SamplingParams()
@@ -39,8 +41,9 @@ def ask(
             f"the last argument is the question, but it is {question!r}; "
             'for example: phisight ask photo.png "What is this?"'
         )
-    params = SamplingParams(max_tokens, temperature, top_p, seed)
-    _answer(model, device, dtype, num_crops, [(question, images)], params, json)
+    placed = LoadOptions(device=device, dtype=dtype, num_crops=num_crops)
+    params = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    _answer(model, placed, [(question, images)], params, as_json=json)
 
 
 def task_command(task: Task) -> Callable[..., None]:
@@ -58,12 +61,18 @@ def task_command(task: Task) -> Callable[..., None]:
         seed: options.Seed = None,
         json: options.Json = False,
     ) -> None:
-        if len(images) < task.min_images:
-            raise typer.BadParameter(f"{task.name} needs {task.min_images} pictures or more")
-        groups = [images] if task.together else [[image] for image in images]
-        params = SamplingParams(max_tokens, temperature, top_p, seed)
+        if task.num_images is not None and len(images) != task.num_images:
+            raise typer.BadParameter(
+                f"{task.name} takes {task.num_images} pictures, not {len(images)}; "
+                'for others: phisight ask PICTURES... "QUESTION"'
+            )
+        groups = [images] if task.num_images else [[image] for image in images]
+        placed = LoadOptions(device=device, dtype=dtype, num_crops=num_crops)
+        params = SamplingParams(
+            max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
+        )
         questions = [(task.question, group) for group in groups]
-        _answer(model, device, dtype, num_crops, questions, params, json)
+        _answer(model, placed, questions, params, as_json=json)
 
     command.__doc__ = f'{task.summary}\n\nAsks: "{task.question}"'
     return command
@@ -78,29 +87,24 @@ def _is_file(text: str) -> bool:
 
 def _answer(
     model_name: str | None,
-    device: str | None,
-    dtype: str | None,
-    num_crops: int | None,
+    placed: LoadOptions,
     questions: list[tuple[str, list[str]]],
     params: SamplingParams,
+    *,
     as_json: bool,
 ) -> None:
     from phisight.api import load
     from phisight.cli import output
 
-    model = load(model_name, device=device, dtype=dtype, num_crops=num_crops)
+    for image in (image for _, images in questions for image in images):
+        if not Path(image).exists():  # before a model is loaded, which can take a while
+            raise ImageError(f"{image}: no such file")
+    model = load(model_name, **dataclasses.asdict(placed))
     output.note_model(model)
     for question, images in questions:
-        if len(questions) > 1 and not as_json:
-            typer.echo(f"{images[0]}:")
-        with model.stream(
-            question,
-            images,
-            max_tokens=params.max_tokens,
-            temperature=params.temperature,
-            top_p=params.top_p,
-            seed=params.seed,
-        ) as stream:
+        with model.stream(question, images, **dataclasses.asdict(params)) as stream:
+            if len(questions) > 1 and not as_json:
+                typer.echo(output.printable(f"{images[0]}:"))
             if as_json:
                 output.show_json(model, question, images, stream.finish())
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -11,7 +12,8 @@ import typer
 
 from phisight import __version__
 from phisight.cli.ask import ask, task_command
-from phisight.errors import DeviceError, InputError, ModelError, PhisightError, PhisightWarning
+from phisight.cli.output import printable
+from phisight.errors import DeviceError, InputError, ModelError, PhisightError
 from phisight.tasks import TASKS
 
 # 1 is left to crashes, 2 is also what wrong usage exits with.
@@ -54,15 +56,21 @@ def main() -> None:
     # a token instead of 15 on two busy cores. Read when torch is imported, which is later.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    for stream in (sys.stdout, sys.stderr):  # an answer or a file name may not fit the terminal
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _show_warning
     # Pillow warns at the size where we refuse; the refusal says it better.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
     try:
         app()
     except PhisightError as error:
-        sys.stderr.write(f"phisight: {error}\n")
+        sys.stderr.write(f"phisight: {printable(str(error))}\n")
         code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
         raise SystemExit(code) from None
+    except OSError as error:  # a full disk behind stdout, and the like
+        sys.stderr.write(f"phisight: cannot write the answer ({error.strerror})\n")
+        raise SystemExit(1) from None
 
 
 def _show_warning(
@@ -73,7 +81,4 @@ def _show_warning(
     file: object = None,
     line: str | None = None,
 ) -> None:
-    if issubclass(category, PhisightWarning):
-        sys.stderr.write(f"phisight: {message}\n")
-    else:
-        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+    sys.stderr.write(f"phisight: {printable(str(message))}\n")

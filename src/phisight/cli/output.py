@@ -9,8 +9,6 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 if TYPE_CHECKING:
     from phisight.answer import Answer, Stream
     from phisight.api import Model
@@ -18,6 +16,8 @@ if TYPE_CHECKING:
 
 def note(text: str) -> None:
     """One dim line on stderr."""
+    from rich.console import Console  # 25 ms that --help does without
+
     Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(text, style="dim")
 
 
@@ -41,6 +41,8 @@ def show_stream(stream: Stream) -> Answer:
     answer = stream.finish()
     if answer.finish_reason == "length":
         note(f"cut after {answer.usage.completion_tokens} tokens; --max-tokens allows more")
+    if not answer.text.strip():
+        note("the answer is empty")
     note(_costs(answer))
     return answer
 
@@ -55,7 +57,7 @@ def show_json(model: Model, question: str, images: Sequence[str], answer: Answer
         "images": list(images),
         **dataclasses.asdict(answer),
     }
-    sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(record) + "\n")  # ASCII: fits any terminal and steers none
     sys.stdout.flush()
 
 

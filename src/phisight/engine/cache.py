@@ -11,28 +11,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from phisight.config import ModelConfig
-from phisight.errors import BudgetError
 from phisight.kernels.attention import attend_one
 
 
 class KVCache:
-    """Room for `capacity` tokens. `attend` is what the decoder layers call.
-
-    Raises BudgetError if the device has not the memory.
-    """
+    """Room for `capacity` tokens. `attend` is what the decoder layers call."""
 
     def __init__(
         self, config: ModelConfig, capacity: int, *, device: torch.device, dtype: torch.dtype
     ) -> None:
         shape = (2, config.num_layers, config.num_heads, capacity, config.head_dim)
-        try:
-            self._store = torch.empty(shape, device=device, dtype=dtype)  # (2, L, H, capacity, d)
-        except (torch.OutOfMemoryError, RuntimeError):
-            gib = 2 * config.num_layers * config.hidden_size * capacity * dtype.itemsize / 2**30
-            raise BudgetError(
-                f"no memory on {device} for the cache of {capacity} tokens ({gib:.1f} GiB); "
-                "use fewer or smaller pictures, fewer crops, or a smaller max_tokens"
-            ) from None
+        self._store = torch.empty(shape, device=device, dtype=dtype)  # (2, L, H, capacity, d)
         self.length = 0  # tokens whose keys and values are stored in every layer
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:

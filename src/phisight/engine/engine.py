@@ -9,24 +9,24 @@ import itertools
 import time
 from collections import deque
 
-import torch
-
 from phisight.engine.request import Finish, FinishReason, Request, StepOutput
 from phisight.engine.runner import SequenceRunner
 from phisight.engine.sampling import Sampler
 from phisight.errors import BudgetError
+from phisight.model.memory import is_out_of_memory
 from phisight.model.phi3v import Phi3V
 
 
 class _Job:
-    """A request with its id and, once started, its sequence."""
+    """A request with its id and, once started, its sequence and the seconds spent on it."""
 
-    def __init__(self, request_id: int, request: Request) -> None:
-        self.request_id, self.request = request_id, request
+    def __init__(self, request_id: int, request: Request, capacity: int) -> None:
+        self.request_id, self.request, self.capacity = request_id, request, capacity
         self.sampler = Sampler(request.params)
         self.runner: SequenceRunner | None = None
         self.num_generated = 0
-        self.added_at = self.started_at = self.first_token_at = time.perf_counter()
+        self.added_at = time.perf_counter()
+        self.queued = self.prefill = self.decode = 0.0
 
 
 class Engine:
@@ -47,7 +47,9 @@ class Engine:
     def add(self, request: Request) -> int:
         """Queue a request; its id. Raises BudgetError if it can never be answered."""
         self.check_fits(len(request.ids))
-        job = _Job(next(self._next_id), request)
+        room = len(request.ids) + request.params.max_tokens
+        capacity = min(room, self._model.config.max_positions)
+        job = _Job(next(self._next_id), request, capacity)
         self._jobs.append(job)
         return job.request_id
 
@@ -58,19 +60,9 @@ class Engine:
         job = self._jobs[0]
         try:
             token_id = self._next_token(job)
-        except BudgetError as error:
+        except Exception as error:  # the request's own failure: its owner gets it, others go on
             self.abort(job.request_id)
-            return [StepOutput(job.request_id, error=error)]
-        except torch.OutOfMemoryError:
-            self.abort(job.request_id)
-            no_memory = BudgetError(
-                f"the device ran out of memory on a request of {len(job.request.ids)} tokens: "
-                "use fewer pictures or fewer crops (num_crops)"
-            )
-            return [StepOutput(job.request_id, error=no_memory)]
-        except BaseException:
-            self.abort(job.request_id)  # a failed request must not block those after it
-            raise
+            return [StepOutput(job.request_id, error=self._as_budget(job, error))]
         finish = self._finish(job, token_id)
         if finish is not None:
             self.abort(job.request_id)
@@ -78,21 +70,35 @@ class Engine:
 
     def abort(self, request_id: int) -> None:
         """Drop a request, waiting or running, and free its cache. Unknown ids are ignored."""
-        self._jobs = deque(job for job in self._jobs if job.request_id != request_id)
+        for job in [job for job in self._jobs if job.request_id == request_id]:
+            self._jobs.remove(job)
+
+    def _as_budget(self, job: _Job, error: Exception) -> Exception:
+        if not is_out_of_memory(error):
+            return error
+        return BudgetError(
+            f"no memory on {self._model.device} for a request of {len(job.request.ids)} tokens "
+            f"and max_tokens={job.request.params.max_tokens}, of which the cache takes "
+            f"{job.capacity * self._model.bytes_per_token_cached() / 2**30:.1f} GiB: use fewer "
+            "pictures, fewer crops (num_crops), or a smaller max_tokens"
+        )
 
     def _next_token(self, job: _Job) -> int:
+        began = time.perf_counter()
         if job.runner is None:
-            job.started_at = time.perf_counter()
-            request, limit = job.request, self._model.config.max_positions
-            capacity = min(len(request.ids) + request.params.max_tokens, limit)
+            job.queued = began - job.added_at
+            request = job.request
             job.runner = SequenceRunner(
-                self._model, self._rope, request.ids, request.images, capacity
+                self._model, self._rope, request.ids, request.images, job.capacity
             )
         token_id = job.sampler.pick(job.runner.logits())
         job.runner.append(token_id)
         job.num_generated += 1
+        spent = time.perf_counter() - began
         if job.num_generated == 1:
-            job.first_token_at = time.perf_counter()
+            job.prefill = spent
+        else:
+            job.decode += spent
         return token_id
 
     def _finish(self, job: _Job, token_id: int) -> Finish | None:
@@ -106,9 +112,4 @@ class Engine:
             reason = FinishReason.LENGTH
         else:
             return None
-        return Finish(
-            reason,
-            queue=job.started_at - job.added_at,
-            prefill=job.first_token_at - job.started_at,
-            decode=time.perf_counter() - job.first_token_at,
-        )
+        return Finish(reason, job.queued, job.prefill, job.decode)

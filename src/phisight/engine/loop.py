@@ -40,7 +40,10 @@ class EngineLoop:
             if request_id not in self._outputs:
                 return None
             while not self._outputs[request_id]:
-                for output in self._engine.step():
+                outputs = self._engine.step()
+                if not outputs:
+                    raise RuntimeError(f"the engine lost request {request_id}")
+                for output in outputs:
                     if output.request_id in self._outputs:
                         self._outputs[output.request_id].append(output)
             output = self._outputs[request_id].popleft()

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from phisight.errors import BudgetError
 from phisight.model.phi3v import EncodedImage
 from phisight.params import SamplingParams
 
@@ -28,13 +27,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Finish:
-    """How a request ended, and the seconds it spent waiting, reading its prompt up to the first
-    token, and writing the others."""
+    """How a request ended, and the seconds the engine took over it."""
 
     reason: FinishReason
-    queue: float
-    prefill: float
-    decode: float
+    queue: float  # waiting for requests before it
+    prefill: float  # reading the prompt, up to the first token
+    decode: float  # writing the other tokens, without the caller's pauses between them
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class StepOutput:
     request_id: int
     token_id: int | None = None
     finish: Finish | None = None
-    error: BudgetError | None = None
+    error: Exception | None = None
 
     @property
     def is_last(self) -> bool:

@@ -46,7 +46,8 @@ class SequenceRunner:
         if self._rope.is_long(length) != self._is_long:
             self._is_long = not self._is_long
             cache.length = 0
-        start = cache.length
+        # A step cut short before its token was kept reads the last one again.
+        start = cache.length = min(cache.length, length - 1)
         # Pictures stand in the prompt, which is read in one piece, from 0.
         x = self._model.embed(self._ids[start:], self._images if start == 0 else ())  # (T, D)
         rotation = self._rope.rotation(start, length, length=length, dtype=x.dtype)

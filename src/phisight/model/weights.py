@@ -14,14 +14,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from phisight import jsonfile
 from phisight.config import ModelConfig
 from phisight.errors import CheckpointError
-from phisight.jsonfile import read_json
 from phisight.model.phi3v import Phi3V
 
 _CHUNK = 4 * 2**20  # bytes converted at a time: what loading may need beyond the weights
 _TOWER = "model.vision_embed_tokens.img_processor.vision_model."
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+# The official class saves its token embeddings a second time, under the image embedding.
+_TIED, _TIED_TO = "model.vision_embed_tokens.wte.weight", "model.embed_tokens.weight"
 # Tensors some exports hold that are constants, not weights.
 _CONSTANTS = re.compile(r".*\.(position_ids|rotary_emb\.inv_freq)")
 
@@ -44,6 +46,8 @@ def load_model(
     for file in dict.fromkeys(files[name] for name in wanted):
         names = [name for name in wanted if files[name] == file]
         state |= _read_file(file, names, device, dtype)
+    if _TIED in files:
+        _check_tied(files)
     model.load_state_dict(state, strict=True, assign=True)
     return model.requires_grad_(False).eval()
 
@@ -59,15 +63,20 @@ def _locate(folder: Path) -> dict[str, Path]:
     """Tensor name -> file, through the index where there is one."""
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.exists():
-        weight_map = read_json(index).get("weight_map")
+        weight_map = jsonfile.read_json(index).get("weight_map")
         if not isinstance(weight_map, Mapping) or not weight_map:
             raise CheckpointError(f"{index}: has no weight_map")
-        for file in set(weight_map.values()):
+        there = {path.name for path in folder.iterdir()}
+        for file in weight_map.values():
             # A name, not a path: an index must not reach outside its folder.
             if not isinstance(file, str) or Path(file).name != file:
-                raise CheckpointError(f"{index}: {file!r} is not the name of a file in the folder")
-            if not (folder / file).exists():
-                raise CheckpointError(f"{folder}: shard {file} is missing; download it again")
+                raise CheckpointError(
+                    f"{index}: {jsonfile.brief(file)} is not the name of a file in the folder"
+                )
+            if file not in there:
+                raise CheckpointError(
+                    f"{folder}: shard {jsonfile.brief(file)} is missing; download it again"
+                )
         return {str(name): folder / file for name, file in weight_map.items()}
     if single.exists():
         with _open(single) as tensors:
@@ -109,7 +118,10 @@ def _check_keys(
     extra = [
         name
         for name in found
-        if name not in wanted and not name.startswith(unread) and not _CONSTANTS.fullmatch(name)
+        if name not in wanted
+        and not name.startswith(unread)
+        and not _CONSTANTS.fullmatch(name)
+        and name != _TIED
     ]
     misshapen = [
         f"{name} is {list(found[name])}, config.json asks for {list(shape)}"
@@ -125,6 +137,14 @@ def _check_keys(
         raise CheckpointError(
             f"{folder}: the weights do not fit config.json. " + " | ".join(problems)
         )
+
+
+def _check_tied(files: Mapping[str, Path]) -> None:
+    with _open(files[_TIED]) as copy, _open(files[_TIED_TO]) as original:
+        if not torch.equal(copy.get_tensor(_TIED), original.get_tensor(_TIED_TO)):
+            raise CheckpointError(
+                f"{files[_TIED]}: {_TIED} differs from {_TIED_TO}; two are not implemented"
+            )
 
 
 def _read_file(

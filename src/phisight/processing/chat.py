@@ -8,6 +8,7 @@ Knows nothing of pixels or of the model.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,19 +31,23 @@ class ChatTemplate:
     """The template of tokenizer_config.json or chat_template.jinja, run in Jinja's sandbox."""
 
     def __init__(self, folder: Path) -> None:
-        source = _template_source(folder)
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        source, self._tokens = _template_source(folder)
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        )
         environment.globals["raise_exception"] = _raise_exception
-        environment.filters["tojson"] = json.dumps
+        environment.filters["tojson"] = functools.partial(json.dumps, ensure_ascii=False)
         try:
             self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
+        except Exception as error:  # also RecursionError and the like, from what the file holds
             raise ConfigError(f"{folder}: chat template: {type(error).__name__}") from None
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The prompt of a conversation, open for the assistant's next turn."""
         try:
-            return self._template.render(messages=messages, add_generation_prompt=True)
+            return self._template.render(
+                messages=messages, add_generation_prompt=True, **self._tokens
+            )
         except jinja2.TemplateError as error:
             raise PromptError(f"the model's chat template refused the messages: {error}") from None
         except Exception as error:  # templates run arbitrary expressions; all they raise is theirs
@@ -150,14 +155,28 @@ def _unused_characters(text: str, count: int) -> list[str]:
     return free[:count]
 
 
-def _template_source(folder: Path) -> str:
+def _template_source(folder: Path) -> tuple[str, dict[str, str]]:
+    """The template, and the special tokens that templates may name (bos_token, eos_token, ...)."""
+    config = read_json(folder / "tokenizer_config.json")
+    named = {key: value for key, value in config.items() if key.endswith("_token")}
+    contents = {
+        key: value.get("content") if isinstance(value, dict) else value
+        for key, value in named.items()
+    }
+    tokens = {key: value for key, value in contents.items() if isinstance(value, str)}
     separate = folder / "chat_template.jinja"
     if separate.exists():
-        return separate.read_text(encoding="utf-8")
-    source = read_json(folder / "tokenizer_config.json").get("chat_template")
+        try:
+            return separate.read_text(encoding="utf-8"), tokens
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{separate}: cannot be read ({type(error).__name__})") from None
+    source = config.get("chat_template")
     if not isinstance(source, str):
-        raise ConfigError(f"{folder}: tokenizer_config.json has no chat_template string")
-    return source
+        raise ConfigError(
+            f"{folder}: tokenizer_config.json has no chat_template string, and there is no "
+            "chat_template.jinja; add one of them"
+        )
+    return source, tokens
 
 
 def _raise_exception(message: str) -> None:

@@ -59,7 +59,10 @@ def open_image(source: ImageSource) -> Image.Image:
     FORMATS with at most MAX_PIXELS pixels.
     """
     if isinstance(source, Image.Image):
-        return source.convert("RGB")
+        try:
+            return source.convert("RGB")
+        except Exception as error:  # opened but not yet read, and its file is damaged or gone
+            raise ImageError(f"the PIL image cannot be read ({type(error).__name__})") from None
     if isinstance(source, bytes):
         return _decode(io.BytesIO(source), f"{len(source)} bytes of data")
     if not isinstance(source, (str, os.PathLike)):
@@ -113,7 +116,7 @@ def _decode(file: BinaryIO, name: str) -> Image.Image:
         with Image.open(file, formats=FORMATS) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise _too_large(name, f"{opened.width}x{opened.height} pixels")
-            frames, image_format = getattr(opened, "n_frames", 1), opened.format
+            more = opened.format in _ANIMATED and _has_more_frames(opened)
             opened.load()
             # In place: upright pictures would be copied otherwise, 36 MB for 12 megapixels.
             ImageOps.exif_transpose(opened, in_place=True)
@@ -129,10 +132,20 @@ def _decode(file: BinaryIO, name: str) -> Image.Image:
     # header asks for more than there is). Their texts can hold addresses: none is passed on.
     except Exception:
         raise ImageError(f"{name}: the picture is damaged or cut short") from None
-    if frames > 1 and image_format in _ANIMATED:
-        message = f"{name} has {frames} frames or pages; only the first is used"
+    if more:
+        message = f"{name} has more than one frame or page; only the first is used"
         warnings.warn(message, PhisightWarning, stacklevel=2)
     return _opaque_rgb(opened, name)
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    """Not by n_frames: counting the pages of a TIFF takes time by their square."""
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    image.seek(0)
+    return True
 
 
 def _opaque_rgb(image: Image.Image, name: str) -> Image.Image:

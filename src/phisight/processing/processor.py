@@ -13,6 +13,7 @@ from pathlib import Path
 
 from phisight.config import read_processor_config
 from phisight.errors import PromptError
+from phisight.jsonfile import brief
 from phisight.processing.chat import (
     ChatTemplate,
     Message,
@@ -80,7 +81,7 @@ class Processor:
         # 0 is no picture's number: it stands for numbers too long for any list of pictures.
         tags = [int(number) if len(number) < 10 else 0 for number in numbers]
         if sorted(tags) != list(range(1, len(images) + 1)):
-            raise PromptError(_tag_mismatch(tags, len(images)))
+            raise PromptError(_tag_mismatch(numbers, len(images)))
         return self._join([self.tokenizer.encode(piece) for piece in pieces], tags, images)
 
     def message_prompt(
@@ -115,8 +116,8 @@ class Processor:
         return Prompt(tuple(ids), crops)
 
 
-def _tag_mismatch(tags: list[int], num_images: int) -> str:
-    found = ", ".join(f"<|image_{tag}|>" for tag in tags[:20]) or "none"
+def _tag_mismatch(numbers: list[str], num_images: int) -> str:
+    found = ", ".join(f"<|image_{brief(number)[1:-1]}|>" for number in numbers[:20]) or "none"
     if num_images == 0:
         return f"no picture was given, but the prompt has image tags: {found}"
     names = "<|image_1|>" if num_images == 1 else f"each of <|image_1|> to <|image_{num_images}|>"

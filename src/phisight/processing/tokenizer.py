@@ -12,13 +12,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tokenizers
-from tokenizers.decoders import DecodeStream
 
 from phisight.errors import ConfigError
 from phisight.jsonfile import read_json
 
 # Ends of a turn, by string: their ids differ between checkpoints (32007 here, 258 in `nano`).
 STOP_TOKENS = ("<|end|>", "<|endoftext|>", "<|assistant|>")
+
+_PARTIAL = "\ufffd"  # how bytes short of a character decode
 
 
 class Tokenizer:
@@ -30,16 +31,20 @@ class Tokenizer:
         try:
             self._full = tokenizers.Tokenizer.from_str(json.dumps(data))
             self._plain = tokenizers.Tokenizer.from_str(json.dumps({**data, "added_tokens": []}))
-            self._control = {token["content"]: int(token["id"]) for token in added}
+            # The library's ids: those in the file may be others, which it never gives.
+            names: list[str] = [token["content"] for token in added]
+            ids = {name: self._full.token_to_id(name) for name in names}
+            self._control = {name: number for name, number in ids.items() if number is not None}
             self._rstrip = {token["content"] for token in added if token.get("rstrip")}
             lstrip = [token["content"] for token in added if token.get("lstrip")]
         except Exception as error:  # the library raises bare Exception for a bad file
             raise ConfigError(
                 f"{folder / 'tokenizer.json'}: not a tokenizer ({type(error).__name__})"
             ) from None
-        if "<s>" not in self._control or lstrip:
+        if "<s>" not in self._control or "" in self._control or lstrip:
             raise ConfigError(
-                f"{folder / 'tokenizer.json'}: needs a token <s> and none that strips to its left"
+                f"{folder / 'tokenizer.json'}: needs a token <s>, no empty one, and none that "
+                "strips to its left"
             )
         for tokenizer in (self._full, self._plain):
             tokenizer.no_truncation()
@@ -106,24 +111,39 @@ class Tokenizer:
 
 
 class TextStream:
-    """Ids in one at a time, whole characters out; the pieces join to `decode` of all ids."""
+    """Ids in one at a time, whole characters out.
+
+    The library's own stream raises once a lone byte follows a line feed, which is a byte token in
+    this vocabulary; so a window of ids is decoded anew at each step, from the piece before the last
+    one sent (the first token of any decoding loses its leading space). Where the ids are valid
+    UTF-8, the pieces join to the text of all ids.
+    """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
         self._ids: list[int] = []
-        self._sent = ""
+        self._window = 0  # where decoding starts
+        self._sent = 0  # ids whose text is out
 
     def add(self, token_id: int) -> str:
         """The text this id completes: empty while a character is still in parts."""
         self._ids.append(token_id)
-        piece = self._stream.step(self._tokenizer, token_id) or ""
-        self._sent += piece
-        return piece
+        text = self._unsent()
+        if not text or text.endswith(_PARTIAL):
+            return ""
+        self._window, self._sent = self._sent, len(self._ids)
+        return text
 
     def finish(self) -> str:
         """What is left at the end: a character that never got all its bytes, as U+FFFD."""
-        text = self._tokenizer.decode(self._ids, skip_special_tokens=True)
-        rest = text.removeprefix(self._sent)
-        self._sent = text
-        return rest
+        text = self._unsent()
+        self._window = self._sent = len(self._ids)
+        return text
+
+    def _unsent(self) -> str:
+        before = self._decode(self._ids[self._window : self._sent])
+        # By length: bytes that never became a character may change what stood before them.
+        return self._decode(self._ids[self._window :])[len(before) :]
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
