@@ -105,8 +105,7 @@ def main() -> None:
         encoded = [model.network.encode_image(crops, image.layout.rows, image.layout.cols)]
         clock("ours_vision", start)
         start = time.perf_counter()
-        capacity = len(prompt.ids) + NEW_TOKENS
-        runner = SequenceRunner(model.network, model.network.rope(), prompt.ids, encoded, capacity)
+        runner = SequenceRunner(model.network, model.network.rope(), prompt.ids, encoded)
         tokens["ours"] = [int(runner.logits().argmax())]
         clock("ours_prefill", start)
         for _ in range(NEW_TOKENS - 1):

@@ -153,18 +153,18 @@ def test_no_memory_for_one_request_leaves_the_others(
         loop.submit(Request([1] * 500, params=params)),
         loop.submit(Request([1], params=params)),
     )
-    empty = torch.empty
+    zeros = torch.Tensor.new_zeros
 
-    def no_room(*shape: object, **options: object) -> torch.Tensor:
-        if isinstance(shape[0], tuple) and shape[0][-2] > 100:
+    def no_room(self: torch.Tensor, *shape: int) -> torch.Tensor:
+        if shape[2] > 100:
             raise RuntimeError("DefaultCPUAllocator: not enough memory at 0xdeadbeef")
-        return empty(*shape, **options)  # type: ignore[call-overload, no-any-return]
+        return zeros(self, *shape)
 
-    monkeypatch.setattr(torch, "empty", no_room)
+    monkeypatch.setattr(torch.Tensor, "new_zeros", no_room)
     assert loop.next_output(served) is not None
     with pytest.raises(
         BudgetError,
-        match=r"no memory on cpu for a request of 500 tokens and max_tokens=2, of which the cache",
+        match=r"no memory on cpu for 500 tokens, whose cache takes 0.00 GiB: use",
     ) as caught:
         loop.next_output(refused)
     assert "0x" not in str(caught.value)

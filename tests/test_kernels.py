@@ -33,8 +33,8 @@ def test_patches(
 @pytest.mark.parametrize(("heads", "stored", "size"), [(1, 1, 2), (7, 123, 64), (3, 1025, 96)])
 def test_one_query(dtype: torch.dtype, heads: int, stored: int, size: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    store = torch.randn(2, heads, stored + 9, size, generator=generator).to(dtype)
-    keys, values = store[:, :, :stored]  # with gaps between heads, as in the cache
+    keys, values = torch.randn(2, heads, stored + 9, size, generator=generator).to(dtype)
     q = torch.randn(heads, 1, size, generator=generator).to(dtype)
-    expected = functional.scaled_dot_product_attention(q[None], keys[None], values[None])[0]
-    assert_close(attend_one(q, keys, values), expected)
+    seen = (q[None], keys[None, :, :stored], values[None, :, :stored])
+    expected = functional.scaled_dot_product_attention(*seen)[0]
+    assert_close(attend_one(q, keys, values, stored), expected)

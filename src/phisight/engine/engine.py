@@ -20,8 +20,8 @@ from phisight.model.phi3v import Phi3V
 class _Job:
     """A request with its id and, once started, its sequence and the seconds spent on it."""
 
-    def __init__(self, request_id: int, request: Request, capacity: int) -> None:
-        self.request_id, self.request, self.capacity = request_id, request, capacity
+    def __init__(self, request_id: int, request: Request) -> None:
+        self.request_id, self.request = request_id, request
         self.sampler = Sampler(request.params)
         self.runner: SequenceRunner | None = None
         self.num_generated = 0
@@ -47,9 +47,7 @@ class Engine:
     def add(self, request: Request) -> int:
         """Queue a request; its id. Raises BudgetError if it can never be answered."""
         self.check_fits(len(request.ids))
-        room = len(request.ids) + request.params.max_tokens
-        capacity = min(room, self._model.config.max_positions)
-        job = _Job(next(self._next_id), request, capacity)
+        job = _Job(next(self._next_id), request)
         self._jobs.append(job)
         return job.request_id
 
@@ -76,11 +74,11 @@ class Engine:
     def _as_budget(self, job: _Job, error: Exception) -> Exception:
         if not is_out_of_memory(error):
             return error
+        tokens = len(job.request.ids) + job.num_generated
+        gib = tokens * self._model.bytes_per_token_cached() / 2**30
         return BudgetError(
-            f"no memory on {self._model.device} for a request of {len(job.request.ids)} tokens "
-            f"and max_tokens={job.request.params.max_tokens}, of which the cache takes "
-            f"{job.capacity * self._model.bytes_per_token_cached() / 2**30:.1f} GiB: use fewer "
-            "pictures, fewer crops (num_crops), or a smaller max_tokens"
+            f"no memory on {self._model.device} for {tokens} tokens, whose cache takes "
+            f"{gib:.2f} GiB: use fewer pictures, fewer crops (num_crops), or a smaller max_tokens"
         )
 
     def _next_token(self, job: _Job) -> int:
@@ -88,9 +86,7 @@ class Engine:
         if job.runner is None:
             job.queued = began - job.added_at
             request = job.request
-            job.runner = SequenceRunner(
-                self._model, self._rope, request.ids, request.images, job.capacity
-            )
+            job.runner = SequenceRunner(self._model, self._rope, request.ids, request.images)
         token_id = job.sampler.pick(job.runner.logits())
         job.runner.append(token_id)
         job.num_generated += 1

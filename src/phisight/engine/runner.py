@@ -26,11 +26,10 @@ class SequenceRunner:
         rope: Rope,
         ids: Sequence[int],
         images: Sequence[EncodedImage],
-        capacity: int,
     ) -> None:
         self._model, self._rope, self._images = model, rope, images
         self._ids = list(ids)
-        self._cache = KVCache(model.config, capacity, device=model.device, dtype=model.dtype)
+        self._cache = KVCache(model.config, device=model.device, dtype=model.dtype)
         self._is_long = False
 
     def __len__(self) -> int:

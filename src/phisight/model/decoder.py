@@ -43,8 +43,9 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-        q, k, v = self.qkv_proj(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
-        mixed = attend(rotate(q, rotation), rotate(k, rotation), v, self.layer)
+        qkv = self.qkv_proj(x).unflatten(-1, (3, self.num_heads, -1))  # (..., T, 3, heads, d)
+        q, k = rotate(qkv[..., :2, :, :], rotation).unbind(-3)
+        mixed = attend(q, k, qkv[..., 2, :, :], self.layer)
         return self.o_proj(mixed.flatten(-2))
 
 

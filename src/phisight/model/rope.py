@@ -52,7 +52,7 @@ class Rope:
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn (..., T, heads, d) queries or keys by their positions."""
-    cos, sin = rotation.cos.unsqueeze(-2), rotation.sin.unsqueeze(-2)  # (T, 1, d)
+    """Turn (..., T, 2, heads, d) queries and keys by their positions."""
+    cos, sin = rotation.cos[:, None, None], rotation.sin[:, None, None]  # (T, 1, 1, d)
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
