@@ -95,8 +95,20 @@ def test_law_at_4096_on_the_tiny_checkpoint(tiny: Phi3V, length: int) -> None:
     assert_law(tiny, ids, max_tokens=6 if length == 4093 else 3)
 
 
-def test_law_on_nano() -> None:
-    model = phisight.load("nano", dtype="float32")
+@pytest.fixture(scope="module")
+def nano_exact() -> phisight.Model:
+    return phisight.load("nano", dtype="float32")
+
+
+@pytest.mark.parametrize("length", [4093, 4095])
+def test_law_on_nano_to_the_end_of_its_context(nano_exact: phisight.Model, length: int) -> None:
+    ids = [256, *random.Random(length).choices(range(32, 127), k=length - 1)]
+    assert len(generate(nano_exact.network, ids, (), 8)) == 4096 - length
+    assert_law(nano_exact.network, ids, max_tokens=8)
+
+
+def test_law_on_nano_with_a_picture(nano_exact: phisight.Model) -> None:
+    model = nano_exact
     prompt = model.processor.prompt("OCR", [SIGN])
     layout = prompt.images[0].layout
     with torch.inference_mode():

@@ -41,7 +41,8 @@ def load(
 
     Without a name it is the bundled `nano`. `device` and `dtype` are chosen if left out, and
     `Model.placement` says which and why; `num_crops` is the most crops a picture is cut into (the
-    checkpoint's own number if left out). Raises ModelError, OptionError and DeviceError.
+    checkpoint's own number if left out). Raises ModelError, OptionError, DeviceError and, where
+    the weights do not fit the memory, BudgetError.
     """
     options = LoadOptions(device=device, dtype=dtype, num_crops=num_crops)
     folder = find_model(model)
@@ -55,7 +56,7 @@ def load(
         )
     try:
         network = load_model(folder.path, config, device=placement.device, dtype=placement.dtype)
-    except Exception as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise BudgetError(
@@ -149,7 +150,7 @@ class Model:
         try:
             with torch.inference_mode():
                 image = self.network.encode_image(picture.pixels, layout.rows, layout.cols)
-        except Exception as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise BudgetError(
