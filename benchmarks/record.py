@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -35,11 +36,16 @@ def device() -> str:
     return f"{flags.get('cpu_name', platform.machine())}, {torch.get_num_threads()} threads"
 
 
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
 def record(name: str, **figures: Any) -> None:
     """Print the figures and append them to results/NAME.jsonl."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    commit = _git("describe", "--always")
+    if _git("status", "--porcelain", "--", ":/", ":!/benchmarks/results"):
+        commit += "-dirty"
     line = {
         "benchmark": name,
         "date": datetime.now(UTC).date().isoformat(),
@@ -47,6 +53,7 @@ def record(name: str, **figures: Any) -> None:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "phisight": phisight.__version__,
+        "gomp_spincount": os.environ.get("GOMP_SPINCOUNT"),  # slower when set, on a quiet machine
         "commit": commit or "unknown",
         **figures,
     }
