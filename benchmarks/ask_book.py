@@ -1,6 +1,6 @@
 """`phisight ask examples/book.png` from start to end, and the same question once loaded.
 
-python benchmarks/ask_book.py [RUNS]
+GOMP_SPINCOUNT=2000 python benchmarks/ask_book.py [RUNS]    # as the command line sets it
 """
 
 from __future__ import annotations
