@@ -9,12 +9,13 @@ from pathlib import Path
 import micro
 import pytest
 import torch
+from naive import last_logits
 from PIL import Image
 
 import phisight
 from phisight import errors
 from phisight.api import Model, load
-from phisight.params import LoadOptions, SamplingParams
+from phisight.params import LoadOptions, SamplingOptions, SamplingParams
 from phisight.placement import choose_placement
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -89,6 +90,112 @@ def test_max_tokens_cuts_and_says_so(nano: Model) -> None:
     assert (answer.finish_reason, len(answer.token_ids), answer.text) == ("length", 3, "The")
 
 
+def test_a_stop_string_ends_the_answer_before_it(nano: Model) -> None:
+    stream = nano.stream(QUESTION, [BOOK], stop=["nowhere", " and the"])
+    assert "".join(stream) == 'The title of the book is "ALONE"'
+    answer = stream.finish()
+    assert (answer.finish_reason, answer.stop) == ("stop", " and the")
+    assert answer.text == 'The title of the book is "ALONE"'
+    assert answer.usage.completion_tokens == len(answer.token_ids) == len(answer.text) + 8
+    assert answer.timings.decode > 0
+    assert not nano._loop._engine._jobs
+    free = nano.ask("OCR", [EXAMPLES / "sign.png"])
+    assert (free.stop, free.finish_reason) == (None, "stop")
+
+
+def test_logprobs_are_the_models_own(nano: Model) -> None:
+    prompt = nano.processor.prompt("Hi")
+    answer = nano.ask(prompt, max_tokens=4, logprobs=3, temperature=3.0, seed=2)
+    assert answer.logprobs is not None
+    assert [entry.token_id for entry in answer.logprobs] == list(answer.token_ids)
+    ids = list(prompt.ids)
+    for entry in answer.logprobs:
+        logits = last_logits(nano.network, ids, []).double()
+        expected = logits.log_softmax(-1)
+        assert entry.logprob == pytest.approx(float(expected[entry.token_id]), abs=0.1)
+        assert [top.logprob for top in entry.top] == sorted(
+            (top.logprob for top in entry.top), reverse=True
+        )
+        assert len(entry.top) == 3
+        assert entry.top[0].logprob == pytest.approx(float(expected.max()), abs=0.1)
+        assert entry.token == nano.processor.tokenizer.token(entry.token_id)
+        ids.append(entry.token_id)
+    assert nano.ask("Hi", max_tokens=1).logprobs is None
+    alone = nano.ask("Hi", max_tokens=1, logprobs=0).logprobs
+    assert alone is not None
+    assert alone[0].top == ()
+
+
+def test_an_encoded_picture_serves_many_questions(
+    nano: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = nano.encode_image(BOOK)
+    assert repr(book) == "<phisight.EncodedImage of 757 tokens>"
+    assert nano.encode_image(book) is book
+    raw = f"<|user|>\n<|image_1|>\n{QUESTION}<|end|>\n<|assistant|>\n"
+    expected = nano.ask(QUESTION, [BOOK]).token_ids
+    monkeypatch.setattr(nano.network, "encode_image", None)  # not needed any more
+    assert nano.ask(QUESTION, [book]).token_ids == expected
+    assert nano.ask(raw, [book]).token_ids == expected
+    parts = [{"type": "image", "image": book}, {"type": "text", "text": QUESTION}]
+    assert nano.ask([{"role": "user", "content": parts}]).token_ids == expected
+
+
+def test_a_picture_encoded_by_another_model_is_refused(nano: Model) -> None:
+    other = load("nano").encode_image(BOOK)
+    with pytest.raises(errors.ImageError, match="another loaded model: use this one's encode_imag"):
+        nano.ask("What?", [other])
+
+
+def test_the_cost_is_known_before_anything_runs(
+    nano: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(nano.network, "encode_image", None)
+        cost = nano.cost("Compare.", [BOOK, EXAMPLES / "sign.png"])
+        too_long = nano.cost("Compare.", [BOOK] * 6)
+    answer = nano.ask("Compare.", [BOOK, EXAMPLES / "sign.png"], max_tokens=1)
+    assert cost.prompt_tokens == answer.usage.prompt_tokens
+    assert cost.image_tokens == (757, 757)
+    assert sum(cost.image_tokens) == answer.usage.image_tokens
+    assert cost.max_answer_tokens == 4096 - cost.prompt_tokens
+    assert cost.token_bytes == 2 * 8 * 448 * nano.network.dtype.itemsize
+    assert cost.flops == nano.network.flops(cost.prompt_tokens, 10)
+    assert cost.fits
+    assert str(cost).startswith(f"{cost.prompt_tokens} tokens (1514 of pictures) of 4096, ")
+    assert (too_long.fits, too_long.max_answer_tokens) == (False, 0)
+    assert str(too_long).endswith(": does not fit")
+
+
+def test_memory_too_small_is_said_before_it_is_asked_for(
+    nano: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("phisight.model.memory.free_memory", lambda: 2**20)
+        patch.setattr(nano.network, "encode_image", None)
+        with pytest.raises(
+            errors.BudgetError,
+            match=r"reading \d+ tokens takes 0.\d\d GiB of memory and cpu has 0.00 GiB free: use",
+        ):
+            nano.ask(QUESTION, [BOOK])
+        assert not nano.cost(QUESTION, [BOOK]).fits
+    assert nano.ask("Hi", max_tokens=1).usage.completion_tokens == 1
+
+
+def test_a_notebook_shows_an_answer_escaped() -> None:
+    answer = phisight.Answer(
+        '<img src=x onerror="alert(1)">\nB & C',
+        (1,),
+        "length",
+        phisight.Usage(5, 0, 1),
+        phisight.Timings(prefill=1.0, decode=0.5),
+    )
+    shown = answer._repr_html_()
+    assert "&lt;img src=x onerror=&quot;alert(1)&quot;&gt;\nB &amp; C" in shown
+    assert "<img" not in shown
+    assert "1.50 s: pictures 0.00, reading 5 tokens 1.00, writing 1 0.50, cut there" in shown
+
+
 def test_a_seed_makes_drawn_answers_repeatable(nano: Model) -> None:
     drawn = [
         nano.ask("Hi", max_tokens=12, temperature=2.0, seed=seed).token_ids for seed in (5, 5, 6)
@@ -111,11 +218,10 @@ def test_prompts_that_do_not_fit_are_refused_before_any_work(nano: Model) -> Non
         nano.ask(nano.processor.prompt("Hi"), [BOOK])
 
 
-@pytest.mark.parametrize("name", ["ask", "stream"])
-def test_signatures_agree_with_the_options(name: str) -> None:
-    parameters = inspect.signature(getattr(Model, name)).parameters
-    options = {p.name: p.default for p in parameters.values() if p.kind == p.KEYWORD_ONLY}
-    assert options == {f.name: f.default for f in dataclasses.fields(SamplingParams)}
+def test_keyword_options_agree_with_the_option_class() -> None:
+    fields = {field.name: field.type for field in dataclasses.fields(SamplingParams)}
+    named = SamplingOptions.__annotations__
+    assert {name: kind.__forward_arg__ for name, kind in named.items()} == fields
 
 
 def test_load_agrees_with_its_options() -> None:
@@ -126,7 +232,10 @@ def test_load_agrees_with_its_options() -> None:
 
 
 def test_unknown_options_raise(nano: Model) -> None:
-    with pytest.raises(TypeError, match="max_new_tokens"):
+    with pytest.raises(
+        errors.OptionError,
+        match="unknown option 'max_new_tokens': did you mean max_tokens. There are max_tokens, tem",
+    ):
         nano.ask("Hi", max_new_tokens=3)  # type: ignore[call-arg]
     with pytest.raises(errors.OptionError, match="temperature=-1: must be"):
         nano.ask("Hi", temperature=-1)

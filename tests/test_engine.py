@@ -13,7 +13,7 @@ from naive import greedy, last_logits
 import phisight
 from phisight.engine.engine import Engine
 from phisight.engine.loop import EngineLoop
-from phisight.engine.request import FinishReason, Request, StepOutput
+from phisight.engine.request import FinishReason, Request, Token
 from phisight.engine.sampling import Sampler
 from phisight.errors import BudgetError
 from phisight.model.phi3v import EncodedImage, Phi3V
@@ -23,12 +23,14 @@ SIGN = Path(__file__).parents[1] / "examples" / "sign.png"
 TIE = 1e-4  # fp32 tokens may part only where the two likeliest are closer than this
 
 
-def run(engine: Engine) -> dict[int, list[StepOutput]]:
-    outputs: dict[int, list[StepOutput]] = {}
+def run(engine: Engine) -> dict[int, list[Token]]:
+    """The tokens of every request."""
+    tokens: dict[int, list[Token]] = {}
     while step := engine.step():
         for output in step:
-            outputs.setdefault(output.request_id, []).append(output)
-    return outputs
+            assert isinstance(output.result, Token), output.result
+            tokens.setdefault(output.request_id, []).append(output.result)
+    return tokens
 
 
 def generate(
@@ -36,7 +38,7 @@ def generate(
 ) -> list[int]:
     engine = Engine(model)
     request_id = engine.add(Request(ids, images, SamplingParams(max_tokens=max_tokens)))
-    return [output.token_id for output in run(engine)[request_id]]  # type: ignore[misc]
+    return [token.token_id for token in run(engine)[request_id]]
 
 
 def assert_law(
@@ -122,8 +124,7 @@ def test_the_context_ends_an_answer(small: Phi3V) -> None:
     request_id = engine.add(request)
     outputs = run(engine)[request_id]
     assert len(outputs) == 5, "895 + 5 tokens fill the context of 900"
-    assert outputs[-1].finish is not None
-    assert outputs[-1].finish.reason == FinishReason.LENGTH
+    assert outputs[-1].finish == FinishReason.LENGTH
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(small: Phi3V) -> None:
@@ -139,9 +140,8 @@ def test_a_stop_id_ends_an_answer(small: Phi3V) -> None:
     request_id = engine.add(Request(ids, (), SamplingParams(max_tokens=10), frozenset({stop})))
     outputs = run(engine)[request_id]
     assert [output.token_id for output in outputs] == free[: free.index(stop) + 1]
-    assert outputs[-1].finish is not None
-    assert outputs[-1].finish.reason == FinishReason.STOP
-    assert min(outputs[-1].finish.prefill, outputs[-1].finish.decode) > 0
+    assert outputs[-1].finish == FinishReason.STOP
+    assert min(outputs[-1].times.prefill, outputs[-1].times.decode) > 0
 
 
 def test_requests_run_in_order_and_abort_frees_the_turn(small: Phi3V) -> None:
@@ -173,14 +173,14 @@ def test_no_memory_for_one_request_leaves_the_others(
         return zeros(self, *shape)
 
     monkeypatch.setattr(torch.Tensor, "new_zeros", no_room)
-    assert loop.next_output(served) is not None
+    assert loop.next_token(served) is not None
     with pytest.raises(
         BudgetError,
         match=r"no memory on cpu for 500 tokens, whose cache takes 0.00 GiB: use",
     ) as caught:
-        loop.next_output(refused)
+        loop.next_token(refused)
     assert "0x" not in str(caught.value)
-    assert loop.next_output(refused) is None
+    assert loop.next_token(refused) is None
 
 
 def test_a_crash_in_one_request_reaches_its_owner_alone(
@@ -198,10 +198,10 @@ def test_a_crash_in_one_request_reaches_its_owner_alone(
         return pick(self, logits) if next(failures, 0) == 0 else 1 // 0
 
     monkeypatch.setattr(Sampler, "pick", fail_once)
-    assert loop.next_output(after) is not None
+    assert loop.next_token(after) is not None
     with pytest.raises(ZeroDivisionError):
-        loop.next_output(broken)
-    assert loop.next_output(broken) is None
+        loop.next_token(broken)
+    assert loop.next_token(broken) is None
 
 
 def test_an_interrupt_leaves_the_request_to_go_on(
@@ -210,12 +210,12 @@ def test_an_interrupt_leaves_the_request_to_go_on(
     expected = generate(small, [4, 5, 6], (), 6)
     loop = EngineLoop(Engine(small))
     request_id = loop.submit(Request([4, 5, 6], params=SamplingParams(max_tokens=6)))
-    tokens = [loop.next_output(request_id)]
+    tokens = [loop.next_token(request_id)]
     with monkeypatch.context() as patch:
         patch.setattr(Sampler, "pick", _interrupt)
         with pytest.raises(KeyboardInterrupt):
-            loop.next_output(request_id)
-    while (output := loop.next_output(request_id)) is not None:
+            loop.next_token(request_id)
+    while (output := loop.next_token(request_id)) is not None:
         tokens.append(output)
     assert [output.token_id for output in tokens if output is not None] == expected
 
@@ -236,8 +236,9 @@ def test_timings_leave_the_callers_pauses_out(
         for _ in range(10):
             next(clock)
     (last,) = engine.step()  # ticks 25, 26
-    assert last.finish is not None
-    assert (last.finish.queue, last.finish.prefill, last.finish.decode) == (1, 1, 2)
+    assert isinstance(last.result, Token)
+    times = last.result.times
+    assert (times.queue, times.prefill, times.decode) == (1, 1, 2)
 
 
 def test_threads_take_turns(small: Phi3V) -> None:
@@ -249,8 +250,8 @@ def test_threads_take_turns(small: Phi3V) -> None:
     def work(i: int) -> None:
         request_id = loop.submit(Request(prompts[i], params=SamplingParams(max_tokens=15)))
         tokens: list[int] = []
-        while (output := loop.next_output(request_id)) is not None:
-            tokens.append(output.token_id or 0)
+        while (output := loop.next_token(request_id)) is not None:
+            tokens.append(output.token_id)
         answers[i] = tokens
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]

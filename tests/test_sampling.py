@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 import torch
 
-from phisight.engine.sampling import Sampler
+from phisight.engine.sampling import Sampler, logprobs, penalized
 from phisight.errors import CheckpointError, OptionError
 from phisight.params import LoadOptions, SamplingParams
 
@@ -36,6 +36,50 @@ def test_frequencies_follow_the_softmax(temperature: float) -> None:
 def test_top_p_keeps_the_fewest_that_reach_it(top_p: float, kept: set[int]) -> None:
     # Probabilities 0.644, 0.237, 0.087, 0.032 for tokens 1, 2, 0, 3.
     assert set(draw(temperature=1.0, top_p=top_p)) == kept
+
+
+@pytest.mark.parametrize(("top_k", "kept"), [(1, {1}), (2, {1, 2}), (9, {0, 1, 2, 3})])
+def test_top_k_keeps_the_likeliest(top_k: int, kept: set[int]) -> None:
+    assert set(draw(temperature=1.0, top_k=top_k)) == kept
+
+
+@pytest.mark.parametrize(("min_p", "kept"), [(1.0, {1}), (0.3, {1, 2}), (0.1, {0, 1, 2})])
+def test_min_p_is_measured_against_the_likeliest(min_p: float, kept: set[int]) -> None:
+    # Shares of the likeliest: 1, 0.368, 0.135, 0.050 for tokens 1, 2, 0, 3.
+    assert set(draw(temperature=1.0, min_p=min_p)) == kept
+
+
+def test_top_p_counts_what_top_k_left() -> None:
+    # Of tokens 1 and 2 alone, 1 has 0.731: enough for 0.7, which it is not of all four.
+    assert set(draw(temperature=1.0, top_p=0.7)) == {1, 2}
+    assert set(draw(temperature=1.0, top_p=0.7, top_k=2)) == {1}
+
+
+def test_the_repetition_penalty_counts_prompt_text_and_answer_not_pictures() -> None:
+    params = SamplingParams(repetition_penalty=1.5)
+    fresh = Sampler(params, [-1, -1, -3])  # image slots would be the ids from the end
+    assert fresh.pick(torch.tensor([0.0, 2.0, 1.9, 1.8])) == 1
+    assert fresh.pick(torch.tensor([0.0, 2.0, 1.9, 1.8])) == 2, "1 came before"
+    assert Sampler(params, [1, 2]).pick(torch.tensor([0.0, 2.0, 1.9, 1.8])) == 3
+    negative = torch.tensor([-1.0, -1.2])
+    assert Sampler(params, [0]).pick(negative) == 1, "a negative score is made smaller too"
+
+
+@pytest.mark.parametrize("penalty", [0.7, 1.3])
+def test_the_repetition_penalty_is_transformers_rule(penalty: float) -> None:
+    scores = torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0])
+    expected = [1.0 / penalty, -2.0 * penalty, 0.5, 0.0, 3.0]
+    assert penalized(scores, {0, 1, 3}, penalty).tolist() == pytest.approx(expected)
+    assert scores.tolist() == [1.0, -2.0, 0.5, 0.0, 3.0]
+
+
+def test_logprobs_name_the_likeliest_first() -> None:
+    found = logprobs(LOGITS, 3, 2)
+    exact = LOGITS.double().log_softmax(-1).tolist()
+    assert found.chosen == pytest.approx(exact[3])
+    assert found.top == ((1, pytest.approx(exact[1])), (2, pytest.approx(exact[2])))
+    assert logprobs(LOGITS, 0, 0).top == ()
+    assert len(logprobs(LOGITS, 0, 20).top) == 4
 
 
 def test_a_seed_repeats_and_another_does_not() -> None:
@@ -70,6 +114,14 @@ def test_tiny_and_huge_temperatures_stay_finite() -> None:
         ({"temperature": float("nan")}, "temperature=nan: must be between"),
         ({"top_p": 1.1}, "top_p=1.1: must be between 0.0 and 1.0"),
         ({"top_p": "high"}, "top_p='high': expected float, got str"),
+        ({"top_k": 0}, "top_k=0: must be at least 1"),
+        ({"min_p": 2}, "min_p=2: must be between 0.0 and 1.0"),
+        ({"repetition_penalty": 0}, "repetition_penalty=0: must be between 0.1 and 10.0"),
+        ({"logprobs": 21}, "logprobs=21: must be between 0 and 20"),
+        ({"stop": 5}, "stop=5: expected a string or a list of strings"),
+        ({"stop": ["a", None]}, r"stop=\['a', None\]: expected a string or a list"),
+        ({"stop": ["a"] * 17}, "stop has 17 strings: must be at most 16"),
+        ({"stop": ""}, "stop='': must have between 1 and 256 characters"),
         ({"seed": -1}, "seed=-1: must be between 0 and 4294967295"),
     ],
 )

@@ -5,12 +5,15 @@ Owns the assembly of text from ids. Knows nothing of how a model is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import html
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from phisight.engine.loop import EngineLoop
-from phisight.engine.request import Finish, Request
-from phisight.processing.tokenizer import TextStream
+from phisight.engine.request import EngineTimes, Request, Token
+from phisight.engine.sampling import Logprobs
+from phisight.processing.stops import StopStrings
+from phisight.processing.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,16 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """The natural logarithm of a token's probability, before any sampling option acts."""
+
+    token_id: int
+    token: str  # as the vocabulary names it: a piece such as "▁The", or a byte such as "<0x0A>"
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()  # the likeliest tokens at this place, best first
+
+
+@dataclass(frozen=True)
 class Answer:
     """What the model wrote, and what it took."""
 
@@ -46,9 +59,29 @@ class Answer:
     finish_reason: str  # "stop" or "length"
     usage: Usage
     timings: Timings
+    stop: str | None = None  # the stop string that ended it; the text ends before it
+    logprobs: tuple[TokenLogprob, ...] | None = None  # one for each of token_ids, if asked for
 
     def __str__(self) -> str:
         return self.text
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it. All of the text is escaped: it may come off a picture."""
+        text, costs = html.escape(self.text), html.escape(self.costs())
+        return (
+            f'<div style="white-space: pre-wrap">{text}</div>'
+            f'<div style="opacity: 0.6; font-size: smaller">{costs}</div>'
+        )
+
+    def costs(self) -> str:
+        """One line: seconds and tokens, and whether the answer was cut."""
+        usage, seconds = self.usage, self.timings
+        cut = ", cut there" if self.finish_reason == "length" else ""
+        return (
+            f"{seconds.total:.2f} s: pictures {seconds.processing + seconds.vision:.2f}, "
+            f"reading {usage.prompt_tokens} tokens {seconds.prefill:.2f}, "
+            f"writing {usage.completion_tokens} {seconds.decode:.2f}{cut}"
+        )
 
 
 class Stream(Iterator[str]):
@@ -58,27 +91,33 @@ class Stream(Iterator[str]):
     """
 
     def __init__(
-        self, loop: EngineLoop, request: Request, text: TextStream, usage: Usage, timings: Timings
+        self,
+        loop: EngineLoop,
+        request: Request,
+        tokenizer: Tokenizer,
+        usage: Usage,
+        timings: Timings,
     ) -> None:
         self.answer: Answer | None = None
-        self._loop, self._stop_ids, self._text = loop, request.stop_ids, text
+        self._loop, self._stop_ids, self._tokenizer = loop, request.stop_ids, tokenizer
         self._usage, self._timings = usage, timings
+        self._text = tokenizer.text_stream()
+        self._stops = StopStrings(request.params.stop_strings)
         self._pieces: list[str] = []
         self._ids: list[int] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._when_complete: Callable[[Answer], None] | None = None
         self._request_id = loop.submit(request)
 
     def __next__(self) -> str:
-        while (output := self._loop.next_output(self._request_id)) is not None:
-            assert output.token_id is not None, "an output without a token raises its error"
-            self._ids.append(output.token_id)
-            # A stop token is no text, even where the tokenizer does not call it special (</s>).
-            stopped = output.token_id in self._stop_ids
-            piece = "" if stopped else self._text.add(output.token_id)
-            if output.finish is not None:
-                piece += self._text.finish()
-            self._pieces.append(piece)
-            if output.finish is not None:
-                self.answer = self._complete(output.finish)
+        while (token := self._loop.next_token(self._request_id)) is not None:
+            piece = self._take(token)
+            if self._stops.found is not None and token.finish is None:
+                self.close()
+            if self._stops.found is not None or token.finish is not None:
+                self.answer = self._complete(token)
+                if self._when_complete is not None:
+                    self._when_complete(self.answer)
             if piece:
                 return piece
         raise StopIteration
@@ -90,6 +129,10 @@ class Stream(Iterator[str]):
         if self.answer is None:
             raise RuntimeError("this stream was closed before its answer was complete")
         return self.answer
+
+    def when_complete(self, call: Callable[[Answer], None]) -> None:
+        """Call this with the answer once it is complete, and not if it never is."""
+        self._when_complete = call
 
     def close(self) -> None:
         """End the request; the pieces so far are all there will be."""
@@ -105,13 +148,38 @@ class Stream(Iterator[str]):
         if hasattr(self, "_request_id"):  # not if submitting it failed
             self.close()
 
-    def _complete(self, finish: Finish) -> Answer:
+    def _take(self, token: Token) -> str:
+        """Keep a token; the text it lets out."""
+        self._ids.append(token.token_id)
+        if token.logprobs is not None:
+            self._logprobs.append(self._named(token.token_id, token.logprobs))
+        # A stop token is no text, even where the tokenizer does not call it special (</s>).
+        stopped = token.token_id in self._stop_ids
+        text = "" if stopped else self._text.add(token.token_id)
+        if token.finish is not None:
+            text += self._text.finish()
+        piece = self._stops.add(text)
+        if token.finish is not None:
+            piece += self._stops.finish()
+        self._pieces.append(piece)
+        return piece
+
+    def _named(self, token_id: int, logprobs: Logprobs) -> TokenLogprob:
+        name = self._tokenizer.token
+        top = tuple(TokenLogprob(other, name(other), value) for other, value in logprobs.top)
+        return TokenLogprob(token_id, name(token_id), logprobs.chosen, top)
+
+    def _complete(self, last: Token) -> Answer:
+        times: EngineTimes = last.times
+        found = self._stops.found
         return Answer(
             text="".join(self._pieces),
             token_ids=tuple(self._ids),
-            finish_reason=str(finish.reason),
+            finish_reason="stop" if found is not None else str(last.finish),
             usage=replace(self._usage, completion_tokens=len(self._ids)),
             timings=replace(
-                self._timings, queue=finish.queue, prefill=finish.prefill, decode=finish.decode
+                self._timings, queue=times.queue, prefill=times.prefill, decode=times.decode
             ),
+            stop=found,
+            logprobs=tuple(self._logprobs) if self._logprobs else None,
         )

@@ -7,8 +7,10 @@ Knows nothing of torch or of any argument parser.
 from __future__ import annotations
 
 import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from phisight.errors import OptionError
 from phisight.jsonfile import brief
@@ -34,6 +36,20 @@ def option_field(owner: type, name: str) -> dataclasses.Field[Any]:
     return {field.name: field for field in dataclasses.fields(owner)}[name]
 
 
+class SamplingOptions(TypedDict, total=False):
+    """SamplingParams as keyword arguments, so that every method that takes them is checked."""
+
+    max_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int | None
+    stop: str | Sequence[str]
+    logprobs: int | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
     """How an answer is drawn. Raises OptionError if a value is out of its limits."""
@@ -47,11 +63,24 @@ class SamplingParams:
         minimum=0.0,
         maximum=100.0,
     )
+    top_k: int | None = option(None, "Draw only from so many of the likeliest tokens.", minimum=1)
     top_p: float = option(
         1.0,
         "Draw only from the likeliest tokens that together have this probability.",
         minimum=0.0,
         maximum=1.0,
+    )
+    min_p: float = option(
+        0.0,
+        "Draw only from tokens at least this likely, measured against the likeliest.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    repetition_penalty: float = option(
+        1.0,
+        "Above 1, makes tokens of the prompt's text and of the answer less likely to come again.",
+        minimum=0.1,
+        maximum=10.0,
     )
     seed: int | None = option(
         None,
@@ -59,9 +88,23 @@ class SamplingParams:
         minimum=0,
         maximum=2**32 - 1,
     )
+    stop: str | Sequence[str] = option(
+        (), "End the answer before this text; may be given several times."
+    )
+    logprobs: int | None = option(
+        None,
+        "Also give the log-probability of every token, and of so many of the likeliest.",
+        minimum=0,
+        maximum=20,
+    )
 
     def __post_init__(self) -> None:
         check_limits(self)
+        _check_stops(self.stop)
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +135,7 @@ def check_limits(options: SamplingParams | LoadOptions) -> None:
     for field in dataclasses.fields(options):
         value, limits = getattr(options, field.name), field.metadata
         kind = str(field.type)
-        if value is None and "None" in kind:
+        if (value is None and "None" in kind) or "Sequence" in kind:
             continue
         expected: type | tuple[type, ...] = (
             int if kind.startswith("int") else (int, float) if kind.startswith("float") else str
@@ -112,3 +155,34 @@ def check_limits(options: SamplingParams | LoadOptions) -> None:
         if (low is not None and not value >= low) or (high is not None and not value <= high):
             limit = f"at least {low}" if high is None else f"between {low} and {high}"
             raise OptionError(f"{field.name}={brief(value)}: must be {limit}")
+
+
+def sampling_params(*given: Mapping[str, Any]) -> SamplingParams:
+    """SamplingParams from keyword arguments, later ones before earlier.
+
+    Raises OptionError for a name that is no option, with the nearest that is.
+    """
+    known = [field.name for field in dataclasses.fields(SamplingParams)]
+    options = {name: value for mapping in given for name, value in mapping.items()}
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            guess = f"did you mean {close[0]}? " if close else ""
+            raise OptionError(f"unknown option {name!r}: {guess}There are {', '.join(known)}")
+    return SamplingParams(**options)
+
+
+_MOST_STOPS, _LONGEST_STOP = 16, 256
+
+
+def _check_stops(stop: str | Sequence[str]) -> None:
+    texts = [stop] if isinstance(stop, str) else stop
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise OptionError(f"stop={brief(stop)}: expected a string or a list of strings")
+    if len(texts) > _MOST_STOPS:
+        raise OptionError(f"stop has {len(texts)} strings: must be at most {_MOST_STOPS}")
+    for text in texts:
+        if not 1 <= len(text) <= _LONGEST_STOP:
+            raise OptionError(
+                f"stop={brief(text)}: must have between 1 and {_LONGEST_STOP} characters"
+            )

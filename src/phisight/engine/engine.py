@@ -9,11 +9,11 @@ import itertools
 import time
 from collections import deque
 
-from phisight.engine.request import Finish, FinishReason, Request, StepOutput
+from phisight.engine.request import EngineTimes, FinishReason, Request, StepOutput, Token
 from phisight.engine.runner import SequenceRunner
-from phisight.engine.sampling import Sampler
+from phisight.engine.sampling import Sampler, logprobs
 from phisight.errors import BudgetError
-from phisight.model.memory import is_out_of_memory
+from phisight.model.memory import free_bytes, is_out_of_memory
 from phisight.model.phi3v import Phi3V
 
 
@@ -22,7 +22,7 @@ class _Job:
 
     def __init__(self, request_id: int, request: Request) -> None:
         self.request_id, self.request = request_id, request
-        self.sampler = Sampler(request.params)
+        self.sampler = Sampler(request.params, request.ids)
         self.runner: SequenceRunner | None = None
         self.num_generated = 0
         self.added_at = time.perf_counter()
@@ -36,11 +36,22 @@ class Engine:
         self._jobs: deque[_Job] = deque()  # the first one is running or next to run
 
     def check_fits(self, num_tokens: int) -> None:
-        """Raise BudgetError if a prompt of so many tokens leaves no room for an answer."""
+        """Raise BudgetError if a prompt of so many tokens leaves no room for an answer.
+
+        Room in the context, and in the memory that is free now: an operating system may end a
+        process that asks for more, rather than say no.
+        """
         limit = self._model.config.max_positions
         if num_tokens >= limit:
             raise BudgetError(
                 f"the prompt has {num_tokens} tokens and the model's context is {limit}: "
+                "use fewer pictures, fewer crops (num_crops), or less text"
+            )
+        needed, free = self._model.bytes_to_read(num_tokens), free_bytes(self._model.device)
+        if needed > free:
+            raise BudgetError(
+                f"reading {num_tokens} tokens takes {needed / 2**30:.2f} GiB of memory and "
+                f"{self._model.device} has {free / 2**30:.2f} GiB free: "
                 "use fewer pictures, fewer crops (num_crops), or less text"
             )
 
@@ -57,14 +68,13 @@ class Engine:
             return []
         job = self._jobs[0]
         try:
-            token_id = self._next_token(job)
+            token = self._next_token(job)
         except Exception as error:  # the request's own failure: its owner gets it, others go on
             self.abort(job.request_id)
-            return [StepOutput(job.request_id, error=self._as_budget(job, error))]
-        finish = self._finish(job, token_id)
-        if finish is not None:
+            return [StepOutput(job.request_id, self._as_budget(job, error))]
+        if token.finish is not None:
             self.abort(job.request_id)
-        return [StepOutput(job.request_id, token_id, finish)]
+        return [StepOutput(job.request_id, token)]
 
     def abort(self, request_id: int) -> None:
         """Drop a request, waiting or running, and free its cache. Unknown ids are ignored."""
@@ -81,13 +91,16 @@ class Engine:
             f"{gib:.2f} GiB: use fewer pictures, fewer crops (num_crops), or a smaller max_tokens"
         )
 
-    def _next_token(self, job: _Job) -> int:
+    def _next_token(self, job: _Job) -> Token:
         began = time.perf_counter()
         if job.runner is None:
             job.queued = began - job.added_at
             request = job.request
             job.runner = SequenceRunner(self._model, self._rope, request.ids, request.images)
-        token_id = job.sampler.pick(job.runner.logits())
+        logits = job.runner.logits()
+        token_id = job.sampler.pick(logits)
+        num_top = job.request.params.logprobs
+        likely = None if num_top is None else logprobs(logits, token_id, num_top)
         job.runner.append(token_id)
         job.num_generated += 1
         spent = time.perf_counter() - began
@@ -95,17 +108,16 @@ class Engine:
             job.prefill = spent
         else:
             job.decode += spent
-        return token_id
+        times = EngineTimes(job.queued, job.prefill, job.decode)
+        return Token(token_id, times, self._finish(job, token_id), likely)
 
-    def _finish(self, job: _Job, token_id: int) -> Finish | None:
+    def _finish(self, job: _Job, token_id: int) -> FinishReason | None:
         assert job.runner is not None
         if token_id in job.request.stop_ids:
-            reason = FinishReason.STOP
-        elif (
+            return FinishReason.STOP
+        if (
             job.num_generated == job.request.params.max_tokens
             or len(job.runner) >= self._model.config.max_positions
         ):
-            reason = FinishReason.LENGTH
-        else:
-            return None
-        return Finish(reason, job.queued, job.prefill, job.decode)
+            return FinishReason.LENGTH
+        return None

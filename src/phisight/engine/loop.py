@@ -10,7 +10,7 @@ import threading
 from collections import deque
 
 from phisight.engine.engine import Engine
-from phisight.engine.request import Request, StepOutput
+from phisight.engine.request import Request, StepOutput, Token
 
 
 class EngineLoop:
@@ -34,7 +34,7 @@ class EngineLoop:
             self._outputs[request_id] = deque()
             return request_id
 
-    def next_output(self, request_id: int) -> StepOutput | None:
+    def next_token(self, request_id: int) -> Token | None:
         """The request's next token; None once it has ended. Raises what ended it early."""
         with self._lock:
             if request_id not in self._outputs:
@@ -49,9 +49,9 @@ class EngineLoop:
             output = self._outputs[request_id].popleft()
             if output.is_last:
                 del self._outputs[request_id]
-            if output.error is not None:
-                raise output.error
-            return output
+            if isinstance(output.result, Exception):
+                raise output.result
+            return output.result
 
     def abandon(self, request_id: int) -> None:
         """Forget a request and free what it holds; harmless once it has ended."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from phisight.engine.sampling import Logprobs
 from phisight.model.phi3v import EncodedImage
 from phisight.params import SamplingParams
 
@@ -26,24 +27,31 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Finish:
-    """How a request ended, and the seconds the engine took over it."""
+class EngineTimes:
+    """Seconds the engine has taken over a request so far."""
 
-    reason: FinishReason
     queue: float  # waiting for requests before it
     prefill: float  # reading the prompt, up to the first token
     decode: float  # writing the other tokens, without the caller's pauses between them
 
 
 @dataclass(frozen=True)
+class Token:
+    """One token of an answer; `finish` comes with the last."""
+
+    token_id: int
+    times: EngineTimes
+    finish: FinishReason | None = None
+    logprobs: Logprobs | None = None
+
+
+@dataclass(frozen=True)
 class StepOutput:
-    """One token of one request, with its last one `finish`; or the error that ended it."""
+    """What one step did for one request: its next token, or the error that ended it."""
 
     request_id: int
-    token_id: int | None = None
-    finish: Finish | None = None
-    error: Exception | None = None
+    result: Token | Exception
 
     @property
     def is_last(self) -> bool:
-        return self.finish is not None or self.error is not None
+        return isinstance(self.result, Exception) or self.result.finish is not None

@@ -1,8 +1,18 @@
-"""Telling a lack of memory from other failures."""
+"""How much memory a device has free, and telling a lack of it from other failures."""
 
 from __future__ import annotations
 
 import torch
+
+from phisight.machine import free_memory
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can still be allocated on a device; what torch holds in reserve counts as free."""
+    if device.type != "cuda":
+        return free_memory()
+    reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + reserved
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -23,9 +23,20 @@ from phisight.model.vision import empty_embedding
 
 @dataclass(frozen=True, eq=False)
 class EncodedImage:
-    """A picture's image tokens, (num_tokens, D): computed once, usable in any number of prompts."""
+    """A picture's image tokens, (num_tokens, D): computed once, usable in any number of prompts.
+
+    `encoder` is the loaded network it belongs to, by a mark that keeps nothing alive.
+    """
 
     features: Tensor
+    encoder: object = None
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.features)
+
+    def __repr__(self) -> str:
+        return f"<phisight.EncodedImage of {self.num_tokens} tokens>"
 
 
 class Phi3VModel(nn.Module):
@@ -45,6 +56,7 @@ class Phi3V(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.mark = object()  # what EncodedImage.encoder compares with
         self.model = Phi3VModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
@@ -62,7 +74,7 @@ class Phi3V(nn.Module):
     def encode_image(self, crops: Tensor, rows: int, cols: int) -> EncodedImage:
         """Image tokens of one picture from its (1 + rows*cols, 3, 336, 336) crops."""
         crops = crops.to(self.device, self.dtype)
-        return EncodedImage(self.model.vision_embed_tokens(crops, rows, cols))
+        return EncodedImage(self.model.vision_embed_tokens(crops, rows, cols), self.mark)
 
     def embed(self, ids: Sequence[int], images: Sequence[EncodedImage]) -> Tensor:
         """(T, D) input embeddings; -n in `ids` takes the next image token of picture n."""
@@ -83,11 +95,17 @@ class Phi3V(nn.Module):
         scores: Tensor = self.lm_head(hidden)
         return scores if scores.dtype == torch.float64 else scores.float()
 
-    # What the hardware has to do at least, for benchmarks to say how far from it they are.
+    # What the work costs: for previews, and for benchmarks to say how far from the least they are.
 
     def bytes_per_token_cached(self) -> int:
         """Keys and values of one token: 384 KiB for Phi-3-vision in bfloat16."""
         return 2 * self.config.num_layers * self.config.hidden_size * self.dtype.itemsize
+
+    def bytes_to_read(self, prompt_tokens: int) -> int:
+        """Memory to prefill a prompt: its cache, and the widest layer's inputs and outputs."""
+        c = self.config
+        widest = (4 * c.hidden_size + 3 * c.intermediate_size) * self.dtype.itemsize
+        return prompt_tokens * (self.bytes_per_token_cached() + widest)
 
     def bytes_per_step(self, batch: int, context: int) -> int:
         """Bytes read to decode one token for each of `batch` sequences of `context` tokens."""

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from phisight.config import read_processor_config
 from phisight.errors import PromptError
@@ -21,11 +22,19 @@ from phisight.processing.chat import (
     encode_messages,
     message_images,
 )
-from phisight.processing.image import ImageCrops, ImageSource, cut_crops, open_image
+from phisight.processing.image import ImageSource, cut_crops, open_image
 from phisight.processing.tokenizer import Tokenizer
 
 RAW_STARTS = ("<|user|>", "<|system|>")
 _TAG = re.compile(r"<\|image_(\d+)\|>")
+
+
+@runtime_checkable
+class ReadyImage(Protocol):
+    """A picture that knows its tokens: ImageCrops here, or what a model has encoded from them."""
+
+    @property
+    def num_tokens(self) -> int: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +42,7 @@ class Prompt:
     """What the model is given. `ids` holds -n at every position of picture n (counted from 1)."""
 
     ids: tuple[int, ...]
-    images: tuple[ImageCrops, ...]
+    images: tuple[ReadyImage, ...]
 
     @property
     def num_image_tokens(self) -> int:
@@ -52,8 +61,16 @@ class Processor:
         self.tokenizer = Tokenizer(folder)
         self._template = ChatTemplate(folder)
 
+    def image(self, source: ImageSource | ReadyImage) -> ReadyImage:
+        """A picture opened and cut; one that is ready already stays as it is."""
+        if isinstance(source, ReadyImage):
+            return source
+        return cut_crops(open_image(source), self.config, self.num_crops)
+
     def prompt(
-        self, question: str | Sequence[Message], images: Sequence[ImageSource] = ()
+        self,
+        question: str | Sequence[Message],
+        images: Sequence[ImageSource | ReadyImage] = (),
     ) -> Prompt:
         """A Prompt from a question, messages, or a raw prompt (starts with <|user|> or <|system|>).
 
@@ -70,7 +87,7 @@ class Processor:
             return self.message_prompt([{"role": "user", "content": parts}], images)
         return self.message_prompt(question, images)
 
-    def raw_prompt(self, text: str, images: Sequence[ImageSource] = ()) -> Prompt:
+    def raw_prompt(self, text: str, images: Sequence[ImageSource | ReadyImage] = ()) -> Prompt:
         """A prompt in the how-to's own format, control tokens and <|image_n|> tags included.
 
         Each picture must have exactly one tag, and the tag's number says which picture stands
@@ -85,7 +102,7 @@ class Processor:
         return self._join([self.tokenizer.encode(piece) for piece in pieces], tags, images)
 
     def message_prompt(
-        self, messages: Sequence[Message], images: Sequence[ImageSource] = ()
+        self, messages: Sequence[Message], images: Sequence[ImageSource | ReadyImage] = ()
     ) -> Prompt:
         """A prompt from messages; no text in them can become a control token or an image slot."""
         if not isinstance(messages, Sequence):
@@ -107,13 +124,16 @@ class Processor:
         return self._join(pieces, list(range(1, len(pictures) + 1)), pictures)
 
     def _join(
-        self, pieces: list[list[int]], tags: list[int], images: Sequence[ImageSource]
+        self,
+        pieces: list[list[int]],
+        tags: list[int],
+        images: Sequence[ImageSource | ReadyImage],
     ) -> Prompt:
-        crops = tuple(cut_crops(open_image(image), self.config, self.num_crops) for image in images)
+        ready = tuple(map(self.image, images))
         ids = list(pieces[0])
         for tag, piece in zip(tags, pieces[1:], strict=True):
-            ids += [-tag] * crops[tag - 1].num_tokens + piece
-        return Prompt(tuple(ids), crops)
+            ids += [-tag] * ready[tag - 1].num_tokens + piece
+        return Prompt(tuple(ids), ready)
 
 
 def _tag_mismatch(numbers: list[str], num_images: int) -> str:

@@ -106,6 +106,10 @@ class Tokenizer:
         """The text of some ids, control tokens left out; ids outside the vocabulary add nothing."""
         return str(self._full.decode(list(ids), skip_special_tokens=True))
 
+    def token(self, token_id: int) -> str:
+        """An id as the vocabulary names it; empty for one outside it."""
+        return self._full.id_to_token(token_id) or ""
+
     def text_stream(self) -> TextStream:
         return TextStream(self._full)
 
