@@ -5,27 +5,31 @@ import inspect
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import phisight
 from phisight.cli.ask import ask, task_command
-from phisight.cli.main import EXIT_CODES
-from phisight.cli.output import printable
+from phisight.cli.output import EXIT_CODES, printable
+from phisight.cli.pictures import find_pictures
 from phisight.errors import PhisightError
 from phisight.params import LoadOptions, SamplingParams
-from phisight.tasks import TASKS
+from phisight.tasks import TASKS, table_csv, table_rows
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BOOK, SIGN = str(EXAMPLES / "book.png"), str(EXAMPLES / "sign.png")
 
 
-def phi(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def phi(*words: str, cwd: Path | None = None, typed: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "phisight", *words]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, check=False, input=typed
+    )
     assert "Traceback" not in done.stderr
     return done
 
@@ -84,6 +88,19 @@ def test_compare_takes_all_pictures_together() -> None:
         (("describe",), 2, "Missing argument"),
         (("ask", *[BOOK] * 6, "What?"), 2, "the model's context is 4096"),
         (("ask", "\udcff"), 2, "U+DCFF, which is no character"),
+        (("ask", "*.nope", "What?"), 2, "phisight: *.nope: no file matches this pattern"),
+        (("ask", ".", "What?"), 2, "phisight: .: no picture in this folder (.jpg, .jpeg, .png"),
+        (("ask", "-", "-"), 2, "- can be a picture or the question, not both"),
+        (("ask", "-", "-", "What?"), 2, "phisight: -: standard input is empty"),
+        (("ask", "What?", "--logprobs", "2"), 2, "--logprobs is for --json"),
+        (("ask", "What?", "--stop", ""), 2, "stop='': must have between 1 and 256 characters"),
+        (("table", BOOK, "--csv", "--json"), 2, "choose one of --csv and --json"),
+        (("table", BOOK, "--csv"), 5, "phisight: the answer holds no table: "),
+        (("chat", "-"), 2, "standard input is where questions are"),
+        (("crops", BOOK, "-o", "x.gif"), 2, "x.gif: the name must end in .png, .jpg or .webp"),
+        (("crops", BOOK, "-o", "no/x.png"), 2, "no/x.png: cannot be written (No such file or"),
+        (("crops", str(EXAMPLES)), 2, "names 6 pictures; crops takes one"),
+        (("info", "--model", "nope"), 3, "no model 'nope'"),
     ],
 )
 def test_mistakes_get_one_sentence_and_a_code(
@@ -122,7 +139,7 @@ def test_options_equal_the_option_classes() -> None:
     for command in (ask, task_command(TASKS[0])):
         parameters = list(inspect.signature(command).parameters.values())[1:]
         given = {p.name: p.default for p in parameters}
-        assert given == expected | {"model": None, "json": False}
+        assert given == expected | {"stop": None, "model": None, "json": False}
 
 
 def test_any_terminal_takes_any_answer_and_name(nano_folder: Path, tmp_path: Path) -> None:
@@ -145,7 +162,7 @@ def test_every_error_has_an_exit_code() -> None:
         return [kind, *(leaf for child in kind.__subclasses__() for leaf in tree(child))]
 
     kinds = tree(PhisightError)[1:]
-    assert len(kinds) == 10
+    assert len(kinds) == 12
     for kind in kinds:
         assert sum(issubclass(kind, owner) for owner in EXIT_CODES) == 1, kind
 
@@ -168,3 +185,191 @@ def test_help_and_version_import_nothing_heavy() -> None:
             [sys.executable, "-c", script, flag], capture_output=True, text=True, check=True
         )
         assert text in done.stdout
+
+
+def test_standard_input_is_a_picture_or_a_question() -> None:
+    command = [sys.executable, "-m", "phisight", "ask"]
+    with Path(SIGN).open("rb") as file:
+        picture = subprocess.run(
+            [*command, "-", "OCR"], stdin=file, capture_output=True, check=True, text=True
+        )
+    question = phi("ask", SIGN, "-", typed="\ufeffOCR\n")
+    assert picture.stdout == question.stdout == "MAPLE STREET\n"
+    with Path(SIGN).open("rb") as file:
+        swapped = subprocess.run(
+            [*command, "-"], stdin=file, capture_output=True, check=False, text=True
+        )
+    assert swapped.returncode == 2
+    assert 'a picture goes before the question: phisight ask - "What is this?"' in swapped.stderr
+
+
+def test_folders_and_patterns_are_pictures_in_order(tmp_path: Path) -> None:
+    for name in ("b.png", "a.PNG", "c.jpeg"):
+        (tmp_path / name).write_bytes(Path(SIGN).read_bytes())
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "[odd].png").write_bytes(Path(SIGN).read_bytes())
+    names = [
+        [picture.name for picture in find_pictures(words)]
+        for words in (
+            [str(tmp_path)],
+            [str(tmp_path / "*.p*"), str(tmp_path / "c.jpeg")],
+            [str(tmp_path / "[odd].png")],
+        )
+    ]
+    assert [[Path(name).name for name in group] for group in names] == [
+        ["[odd].png", "a.PNG", "b.png", "c.jpeg"],
+        ["[odd].png", "b.png", "c.jpeg"],
+        ["[odd].png"],
+    ]
+
+
+def test_one_bad_picture_does_not_cost_the_others(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "b.png").write_bytes(Path(SIGN).read_bytes())
+    done = phi("ocr", ".", "--max-tokens", "5", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == "b.png:\nMAPLE\n"
+    assert "phisight: a.png: not a picture phisight reads; convert it to one of " in done.stderr
+    lines = phi("ocr", ".", "--json", "--max-tokens", "1", cwd=tmp_path).stdout.splitlines()
+    bad, good = map(json.loads, lines)
+    assert bad["images"] == ["a.png"]
+    assert bad["error"].startswith("a.png: not a picture")
+    assert (good["images"], good["text"]) == (["b.png"], "M")
+
+
+def test_a_table_is_written_as_comma_separated_values() -> None:
+    done = phi("table", str(EXAMPLES / "table.png"), "--csv")
+    assert done.stdout.splitlines() == [
+        "Item,Count,Price",
+        "Bread,2,$3.40",
+        "Coffee,1,$7.95",
+        "Apples,6,$2.10",
+        "Cheese,1,$5.25",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("a | b\n1 | 2", [["a", "b"], ["1", "2"]]),
+        ("Here:\n| a | b |\n|---|:-:|\n| 1 |  |\n\nDone | so", [["a", "b"], ["1", ""]]),
+        ("| x \\| y | z |", [["x | y", "z"]]),
+    ],
+)
+def test_a_markdown_table_is_read(text: str, rows: list[list[str]]) -> None:
+    assert table_rows(text) == rows
+
+
+def test_csv_quotes_what_needs_it() -> None:
+    assert table_csv('a, b | "c"') == '"a, b","""c"""\n'
+
+
+def test_chat_takes_pictures_on_the_way_and_goes_on_after_a_mistake() -> None:
+    typed = f"/add '{SIGN}'\nOCR\n/add no.png\n/dance\n/add\n/add 'x\n/new\n/help\n\nHi\n"
+    done = phi("chat", "--max-tokens", "5", typed=typed)
+    assert done.returncode == 2, "some turns failed"
+    assert done.stdout.splitlines()[0] == "MAPLE"
+    assert len(done.stdout.splitlines()) == 2
+    for line in (
+        f"with the next question: {SIGN}",
+        "phisight: no.png: no such file",
+        "phisight: /dance is no command: /add PICTURES adds them to the next question, /new starts",
+        "phisight: /add needs the name of a picture",
+        "phisight: /add 'x: a quotation mark is open",
+        "a new conversation",
+    ):
+        assert line in done.stderr
+    assert done.stderr.count("reading") == 2
+    fine = phi("chat", SIGN, "--max-tokens", "2", typed="OCR\n/quit\nnot asked")
+    assert (fine.returncode, fine.stdout) == (0, "MA\n")
+
+
+AT_A_TERMINAL = """
+import os, pty, sys
+sys.exit(os.waitstatus_to_exitcode(pty.spawn([sys.executable, "-m", "phisight", *sys.argv[1:]])))
+"""
+
+
+@pytest.mark.parametrize(("key", "code"), [(b"\x04", 0), (b"\x03", 130)], ids=["ctrl-d", "ctrl-c"])
+def test_chat_at_a_terminal_ends_on_a_key(key: bytes, code: int) -> None:
+    command = [sys.executable, "-c", AT_A_TERMINAL, "chat"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        seen = b""
+        while b"> " not in seen:
+            seen += process.stdout.read1()
+        process.stdin.write(key)
+        process.stdin.flush()
+        process.stdin.close()
+        seen += process.stdout.read()
+    assert process.returncode == code
+    assert b"Traceback" not in seen
+
+
+def test_an_interrupt_ends_an_answer_quietly() -> None:
+    command = [sys.executable, "-m", "phisight", "describe", str(EXAMPLES / "chart.png")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        _, notes = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in notes
+
+
+def test_a_closed_pipe_is_no_crash() -> None:
+    command = [sys.executable, "-m", "phisight", "ocr", SIGN, SIGN, SIGN]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr is not None
+        notes = process.stderr.read()
+    assert process.returncode == 1
+    assert b"Traceback" not in notes
+    assert b"Exception ignored" not in notes
+
+
+def test_crops_draws_what_the_model_sees(tmp_path: Path) -> None:
+    done = phi("crops", BOOK, "--output", "crops.png", cwd=tmp_path)
+    assert done.stdout.splitlines() == [
+        f"{BOOK} for nano: 2 x 2 crops of 336 pixels (672 x 672) and one of the whole: "
+        "757 tokens of 4096 (18%), 10 MiB of memory in bfloat16",
+        "drawn in crops.png",
+    ]
+    with Image.open(tmp_path / "crops.png") as drawn:
+        assert drawn.size == (24 + 336 + 24 + 336 + 10 + 336 + 24, 24 + 20 + 336 + 10 + 336 + 24)
+    one = phi("crops", BOOK, "--num-crops", "1")
+    assert "1 x 1 crops of 336 pixels (336 x 336) and one of the whole: 313 tokens" in one.stdout
+
+
+def test_info_tells_what_the_model_needs() -> None:
+    lines = dict(line.split(maxsplit=1) for line in phi("info").stdout.splitlines())
+    assert lines["phisight"] == phisight.__version__
+    assert lines["parameters"] == "27,791,008"
+    assert lines["weights"] == "0.05 GiB in bfloat16, 0.10 in float32"
+    assert lines["context"] == "4,096 tokens, 14 KiB each in bfloat16"
+    assert lines["pictures"] == "up to 4 crops each"
+
+
+def test_the_shell_completes_commands() -> None:
+    environment = os.environ | {
+        "_PHISIGHT_COMPLETE": "complete_bash",
+        "COMP_WORDS": "phisight com",
+        "COMP_CWORD": "1",
+    }
+    script = "from phisight.cli.main import app; app(prog_name='phisight')"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.stdout.split() == ["compare"]
+
+
+def test_the_page_of_commands_is_the_programs_own_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES.parent / "docs"))
+    monkeypatch.setenv("COLUMNS", "88")
+    import make_cli
+
+    assert make_cli.PAGE.read_text() == make_cli.page(), "run: python docs/make_cli.py"
+    assert set(EXIT_CODES.values()) < set(make_cli.MEANINGS)

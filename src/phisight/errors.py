@@ -10,7 +10,8 @@ PhisightError
 │   ├── ModelNotFoundError  no such folder, name or cached model
 │   ├── ConfigError         a value in its JSON files that we do not implement
 │   └── CheckpointError     weights missing, left over, misshapen or unreadable
-└── DeviceError             the device or dtype asked for is not there
+├── DeviceError             the device or dtype asked for is not there
+└── AnswerError             an answer is not in the form asked for
 
 Messages give the value, the limit and the remedy; they never repeat a decoder's own text, which may
 hold addresses or paths of the machine.
@@ -59,6 +60,10 @@ class CheckpointError(ModelError):
 
 class DeviceError(PhisightError):
     """The device or the dtype asked for cannot be used on this machine."""
+
+
+class AnswerError(PhisightError):
+    """The model's answer is not in the form asked for."""
 
 
 class PhisightWarning(UserWarning):

@@ -1,8 +1,14 @@
-"""Named jobs: a question that the model answers well, and how many pictures it takes."""
+"""Named jobs: a question that the model answers well, and the form of its answer."""
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 from dataclasses import dataclass
+
+from phisight.errors import AnswerError
+from phisight.jsonfile import brief
 
 
 @dataclass(frozen=True)
@@ -13,11 +19,18 @@ class Task:
     summary: str
     question: str
     num_images: int | None = None
+    gives_table: bool = False
 
 
 TASKS = (
     Task("describe", "Say what each picture shows.", "Describe the image."),
     Task("ocr", "Write out the text in each picture.", "Read all the text in the image."),
+    Task(
+        "table",
+        "Write out the table in each picture.",
+        "Read this table as Markdown.",
+        gives_table=True,
+    ),
     Task(
         "compare",
         "Say what is different between two pictures.",
@@ -25,3 +38,31 @@ TASKS = (
         num_images=2,
     ),
 )
+
+_RULE = re.compile(r"[\s|:-]*-[\s|:-]*")  # the line under the heads of a Markdown table
+
+
+def table_rows(text: str) -> list[list[str]]:
+    """The cells of the first Markdown table in an answer; lines before and after it are left out.
+
+    Raises AnswerError if there is none.
+    """
+    rows: list[list[str]] = []
+    for line in text.splitlines():
+        if "|" not in line:
+            if rows:
+                break
+            continue
+        if not _RULE.fullmatch(line):
+            cells = re.split(r"(?<!\\)\|", line.strip().removeprefix("|").removesuffix("|"))
+            rows.append([cell.strip().replace("\\|", "|") for cell in cells])
+    if not rows:
+        raise AnswerError(f"the answer holds no table: {brief(text)}")
+    return rows
+
+
+def table_csv(text: str) -> str:
+    """The first Markdown table in an answer as comma-separated values. Raises AnswerError."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(table_rows(text))
+    return out.getvalue()

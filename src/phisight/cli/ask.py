@@ -4,108 +4,142 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from phisight.cli import options
-from phisight.errors import ImageError
+from phisight.cli.pictures import STDIN, Picture, find_pictures, is_file, read_question
+from phisight.errors import AnswerError, InputError, PromptError
 from phisight.params import LoadOptions, SamplingParams
-from phisight.tasks import Task
+from phisight.tasks import Task, table_csv
 
-_DEFAULTS = SamplingParams()
+if TYPE_CHECKING:
+    from phisight.answer import Answer
+
+Questions = list[tuple[str, list[Picture]]]
+
+PICTURES_HELP = "Picture files, folders of pictures, patterns, URLs, or - for standard input."
 
 
+@options.expand()
 def ask(
     words: Annotated[
-        list[str], typer.Argument(metavar="[IMAGES]... QUESTION", help="Pictures, then a question.")
+        list[str],
+        typer.Argument(
+            metavar="[PICTURES]... QUESTION",
+            help=f"{PICTURES_HELP} Then a question, or - to read it from standard input.",
+        ),
     ],
     model: options.ModelName = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    num_crops: options.NumCrops = None,
-    max_tokens: options.MaxTokens = _DEFAULTS.max_tokens,
-    temperature: options.Temperature = _DEFAULTS.temperature,
-    top_p: options.TopP = _DEFAULTS.top_p,
-    seed: options.Seed = None,
+    *,
+    placed: LoadOptions,
+    params: SamplingParams,
     json: options.Json = False,
 ) -> None:
     """Ask a question about pictures.
 
     All pictures go into one question, in the order given.
     """
-    *images, question = words
-    if not question.strip() or _is_file(question):
+    *pictures, question = words
+    if question == STDIN:
+        if STDIN in pictures:
+            raise PromptError("- can be a picture or the question, not both")
+        question = read_question()
+    if not question.strip() or is_file(question):
         raise typer.BadParameter(
             f"the last argument is the question, but it is {question!r}; "
             'for example: phisight ask photo.png "What is this?"'
         )
-    placed = LoadOptions(device=device, dtype=dtype, num_crops=num_crops)
-    params = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    _answer(model, placed, [(question, images)], params, as_json=json)
+    _answer(model, placed, [(question, find_pictures(pictures))], params, as_json=json)
 
 
 def task_command(task: Task) -> Callable[..., None]:
     """The command of a named task."""
 
     def command(
-        images: Annotated[list[str], typer.Argument(help="Picture files.")],
+        pictures: Annotated[list[str], typer.Argument(help=PICTURES_HELP)],
         model: options.ModelName = None,
-        device: options.Device = None,
-        dtype: options.Dtype = None,
-        num_crops: options.NumCrops = None,
-        max_tokens: options.MaxTokens = _DEFAULTS.max_tokens,
-        temperature: options.Temperature = _DEFAULTS.temperature,
-        top_p: options.TopP = _DEFAULTS.top_p,
-        seed: options.Seed = None,
+        *,
+        placed: LoadOptions,
+        params: SamplingParams,
         json: options.Json = False,
     ) -> None:
-        if task.num_images is not None and len(images) != task.num_images:
-            raise typer.BadParameter(
-                f"{task.name} takes {task.num_images} pictures, not {len(images)}; "
-                'for others: phisight ask PICTURES... "QUESTION"'
-            )
-        groups = [images] if task.num_images else [[image] for image in images]
-        placed = LoadOptions(device=device, dtype=dtype, num_crops=num_crops)
-        params = SamplingParams(
-            max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
+        _answer(model, placed, _task_questions(task, pictures), params, as_json=json)
+
+    def table_command(
+        pictures: Annotated[list[str], typer.Argument(help=PICTURES_HELP)],
+        csv: Annotated[bool, typer.Option("--csv", help="Write comma-separated values.")] = False,
+        model: options.ModelName = None,
+        *,
+        placed: LoadOptions,
+        params: SamplingParams,
+        json: options.Json = False,
+    ) -> None:
+        if csv and json:
+            raise typer.BadParameter("choose one of --csv and --json")
+        questions = _task_questions(task, pictures)
+        _answer(model, placed, questions, params, as_json=json, as_csv=csv)
+
+    chosen = table_command if task.gives_table else command
+    chosen.__doc__ = f'{task.summary}\n\nAsks: "{task.question}"'
+    return options.expand()(chosen)
+
+
+def _task_questions(task: Task, words: list[str]) -> Questions:
+    pictures = find_pictures(words)
+    if task.num_images is None:
+        return [(task.question, [picture]) for picture in pictures]
+    if len(pictures) != task.num_images:
+        raise typer.BadParameter(
+            f"{task.name} takes {task.num_images} pictures, not {len(pictures)}; "
+            'for others: phisight ask PICTURES... "QUESTION"'
         )
-        questions = [(task.question, group) for group in groups]
-        _answer(model, placed, questions, params, as_json=json)
-
-    command.__doc__ = f'{task.summary}\n\nAsks: "{task.question}"'
-    return command
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):  # a long question is no file name
-        return False
+    return [(task.question, pictures)]
 
 
 def _answer(
     model_name: str | None,
     placed: LoadOptions,
-    questions: list[tuple[str, list[str]]],
+    questions: Questions,
     params: SamplingParams,
     *,
     as_json: bool,
+    as_csv: bool = False,
 ) -> None:
+    """Answer questions in turn; one that fails is reported, and the others go on."""
+    if params.logprobs is not None and not as_json:
+        raise typer.BadParameter("--logprobs is for --json: plain answers do not show them")
     from phisight.api import load
     from phisight.cli import output
 
-    for image in (image for _, images in questions for image in images):
-        if not Path(image).exists():  # before a model is loaded, which can take a while
-            raise ImageError(f"{image}: no such file")
     model = load(model_name, **dataclasses.asdict(placed))
     output.note_model(model)
-    for question, images in questions:
-        with model.stream(question, images, **dataclasses.asdict(params)) as stream:
-            if len(questions) > 1 and not as_json:
-                typer.echo(output.printable(f"{images[0]}:"))
-            if as_json:
-                output.show_json(model, question, images, stream.finish())
-            else:
-                output.show_stream(stream)
+    failed: InputError | AnswerError | None = None
+    for question, pictures in questions:
+        names = [picture.name for picture in pictures]
+        sources = [picture.source for picture in pictures]
+        try:
+            with model.stream(question, sources, **dataclasses.asdict(params)) as stream:
+                if len(questions) > 1 and not as_json:
+                    typer.echo(output.printable(f"{names[0]}:"))
+                if as_json:
+                    output.show_json(model, question, names, stream.finish())
+                elif as_csv:
+                    _show_csv(stream.finish())
+                else:
+                    output.show_stream(stream)
+        except (InputError, AnswerError) as error:
+            if len(questions) == 1:
+                raise
+            failed = error
+            output.show_error(error, names, as_json=as_json)
+    if failed is not None:
+        raise typer.Exit(output.exit_code(failed))
+
+
+def _show_csv(answer: Answer) -> None:
+    from phisight.cli import output
+
+    typer.echo(output.printable(table_csv(answer.text)), nl=False)
+    output.note_costs(answer)

@@ -12,12 +12,11 @@ import typer
 
 from phisight import __version__
 from phisight.cli.ask import ask, task_command
-from phisight.cli.output import printable
-from phisight.errors import DeviceError, InputError, ModelError, PhisightError
+from phisight.cli.chat import chat
+from phisight.cli.look import crops, info
+from phisight.cli.output import exit_code, printable, show_error
+from phisight.errors import PhisightError
 from phisight.tasks import TASKS
-
-# 1 is left to crashes, 2 is also what wrong usage exits with.
-EXIT_CODES: dict[type[PhisightError], int] = {InputError: 2, ModelError: 3, DeviceError: 4}
 
 app = typer.Typer(
     name="phisight",
@@ -30,6 +29,9 @@ app = typer.Typer(
 app.command()(ask)
 for _task in TASKS:
     app.command(_task.name)(task_command(_task))
+app.command()(chat)
+app.command()(crops)
+app.command()(info)
 
 
 def _print_version(wanted: bool) -> None:
@@ -65,9 +67,8 @@ def main() -> None:
     try:
         app()
     except PhisightError as error:
-        sys.stderr.write(f"phisight: {printable(str(error))}\n")
-        code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
-        raise SystemExit(code) from None
+        show_error(error)
+        raise SystemExit(exit_code(error)) from None
     except OSError as error:  # a full disk behind stdout, and the like
         sys.stderr.write(f"phisight: cannot write the answer ({error.strerror})\n")
         raise SystemExit(1) from None

@@ -2,35 +2,88 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
-from phisight.params import LoadOptions, SamplingParams, option_field
+from phisight.params import LoadOptions, SamplingParams
+
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A name (`phisight models` lists them), a folder, or a hub id. Left out: the one in "
+        "PHISIGHT_MODEL, or chosen by `phisight use`, or nano.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object per answer, on a line.")]
 
 
-def _option(owner: type, name: str) -> object:
-    field = option_field(owner, name)
+def expand(
+    *, without: tuple[str, ...] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one option per field of each parameter whose type is an option class.
+
+    The command itself is called with whole SamplingParams and LoadOptions; fields in `without`
+    keep their defaults.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        hints = typing.get_type_hints(command, include_extras=True)
+        owners = {
+            name: kind for name, kind in hints.items() if kind in (SamplingParams, LoadOptions)
+        }
+        fields = {
+            field.name: (name, field)
+            for name, owner in owners.items()
+            for field in dataclasses.fields(owner)
+            if field.name not in without
+        }
+
+        def expanded(**given: Any) -> None:
+            values: dict[str, dict[str, Any]] = {name: {} for name in owners}
+            for name, (owner, field) in fields.items():
+                value = given.pop(name)
+                values[owner][name] = field.default if value is None else value
+            made = {name: owners[name](**values[name]) for name in owners}
+            command(**given, **made)
+
+        parameters = []
+        for parameter in inspect.signature(command).parameters.values():
+            if parameter.name not in owners:
+                parameters.append(parameter.replace(annotation=hints[parameter.name]))
+                continue
+            for name, (owner, field) in fields.items():
+                if owner == parameter.name:
+                    parameters.append(_parameter(name, field, owners[owner]))
+        keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+        expanded.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
+        expanded.__doc__, expanded.__name__ = command.__doc__, command.__name__
+        return expanded
+
+    return decorate
+
+
+def _parameter(name: str, field: dataclasses.Field[Any], owner: type) -> inspect.Parameter:
     limits = field.metadata
-    return typer.Option(
+    option = typer.Option(
         help=limits["help"],
         min=limits["minimum"],
         max=limits["maximum"],
         metavar="|".join(limits["choices"]) if limits["choices"] else None,
     )
-
-
-ModelName = Annotated[
-    str | None,
-    typer.Option(
-        "--model", "-m", help="A folder, phi-3.5-vision, phi-3-vision, or a hub id. Left out: nano."
-    ),
-]
-Device = Annotated[str | None, _option(LoadOptions, "device")]
-Dtype = Annotated[str | None, _option(LoadOptions, "dtype")]
-NumCrops = Annotated[int | None, _option(LoadOptions, "num_crops")]
-MaxTokens = Annotated[int, _option(SamplingParams, "max_tokens")]
-Temperature = Annotated[float, _option(SamplingParams, "temperature")]
-TopP = Annotated[float, _option(SamplingParams, "top_p")]
-Seed = Annotated[int | None, _option(SamplingParams, "seed")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object per answer, on a line.")]
+    kind = typing.get_type_hints(owner)[name]
+    default = field.default
+    if "Sequence" in str(field.type):  # given several times
+        kind, default = list[str] | None, None
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind, option],
+    )

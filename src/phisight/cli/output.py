@@ -1,4 +1,4 @@
-"""What people and programs see: answers on stdout, notes on stderr."""
+"""What people and programs see: answers on stdout, notes on stderr, and exit codes."""
 
 from __future__ import annotations
 
@@ -9,22 +9,45 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from phisight.errors import AnswerError, DeviceError, InputError, ModelError, PhisightError
+
 if TYPE_CHECKING:
     from phisight.answer import Answer, Stream
     from phisight.api import Model
+
+# 1 is left to crashes and to output that cannot be written, 2 is also what wrong usage exits with.
+EXIT_CODES: dict[type[PhisightError], int] = {
+    InputError: 2,
+    ModelError: 3,
+    DeviceError: 4,
+    AnswerError: 5,
+}
+
+
+def exit_code(error: PhisightError) -> int:
+    return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
 
 
 def note(text: str) -> None:
     """One dim line on stderr."""
     from rich.console import Console  # 25 ms that --help does without
 
-    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(text, style="dim")
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(text), style="dim")
 
 
 def note_model(model: Model) -> None:
     note(f"{model.name} on {model.placement}")
     if model.note:
         note(model.note)
+
+
+def note_costs(answer: Answer) -> None:
+    if answer.finish_reason == "length":
+        note(f"cut after {answer.usage.completion_tokens} tokens; --max-tokens allows more")
+    if not answer.text.strip():
+        note("the answer is empty")
+    note(answer.costs())
 
 
 def printable(text: str) -> str:
@@ -39,11 +62,7 @@ def show_stream(stream: Stream) -> Answer:
         sys.stdout.flush()
     sys.stdout.write("\n")
     answer = stream.finish()
-    if answer.finish_reason == "length":
-        note(f"cut after {answer.usage.completion_tokens} tokens; --max-tokens allows more")
-    if not answer.text.strip():
-        note("the answer is empty")
-    note(_costs(answer))
+    note_costs(answer)
     return answer
 
 
@@ -57,14 +76,16 @@ def show_json(model: Model, question: str, images: Sequence[str], answer: Answer
         "images": list(images),
         **dataclasses.asdict(answer),
     }
+    write_json_line(record)
+
+
+def show_error(error: PhisightError, images: Sequence[str] = (), *, as_json: bool = False) -> None:
+    """One sentence on stderr; for programs also a JSON line in the answer's place."""
+    sys.stderr.write(f"phisight: {printable(str(error))}\n")
+    if as_json:
+        write_json_line({"images": list(images), "error": str(error)})
+
+
+def write_json_line(record: dict[str, object]) -> None:
     sys.stdout.write(json.dumps(record) + "\n")  # ASCII: fits any terminal and steers none
     sys.stdout.flush()
-
-
-def _costs(answer: Answer) -> str:
-    usage, seconds = answer.usage, answer.timings
-    return (
-        f"{seconds.total:.2f} s: pictures {seconds.processing + seconds.vision:.2f}, "
-        f"reading {usage.prompt_tokens} tokens {seconds.prefill:.2f}, "
-        f"writing {usage.completion_tokens} {seconds.decode:.2f}"
-    )

@@ -87,7 +87,7 @@ def open_image(source: ImageSource) -> Image.Image:
 def cut_crops(image: Image.Image, config: ProcessorConfig, num_crops: int) -> ImageCrops:
     """Resize, pad, normalize and cut an RGB picture (`HD_transform` and `preprocess`)."""
     layout = hd_layout(image.width, image.height, num_crops)
-    pixels = torch.from_numpy(_padded_rgb(image, layout))  # (H, W, 3) uint8
+    pixels = torch.from_numpy(padded_rgb(image, layout))  # (H, W, 3) uint8
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (config.image_mean, config.image_std))
     # Contiguous (3, H, W) float32 before anything else, as the reference has it: another memory
     # layout would take other kernels and round differently.
@@ -99,7 +99,7 @@ def cut_crops(image: Image.Image, config: ProcessorConfig, num_crops: int) -> Im
     return ImageCrops(crops, layout)
 
 
-def _padded_rgb(image: Image.Image, layout: HDLayout) -> np.ndarray:
+def padded_rgb(image: Image.Image, layout: HDLayout) -> np.ndarray:
     """The resized picture on its white canvas, (H, W, 3) uint8, upright and contiguous."""
     if layout.transposed:  # Pillow resizes in two rounded passes, so lying down changes the bits
         image = image.transpose(Image.Transpose.TRANSPOSE)

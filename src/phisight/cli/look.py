@@ -1,0 +1,82 @@
+"""`crops` and `info`: what a picture costs, what a model needs, what this machine has."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phisight import __version__
+from phisight.cli import options
+from phisight.cli.pictures import find_pictures
+from phisight.errors import ImageError
+from phisight.params import LoadOptions
+
+
+@options.expand(without=("device", "dtype"))
+def crops(
+    picture: Annotated[str, typer.Argument(help="A picture file, a URL, or - for stdin.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Draw the crops into this file; .png, .jpg or .webp."),
+    ] = None,
+    model: options.ModelName = None,
+    *,
+    placed: LoadOptions,
+) -> None:
+    """Show how a picture is cut into crops, and what that costs.
+
+    No weights are loaded. With --output the crops are drawn, as large as the model sees them.
+    """
+    if output is not None and output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise typer.BadParameter(f"--output {output}: the name must end in .png, .jpg or .webp")
+    found = find_pictures([picture])
+    if len(found) != 1:
+        raise typer.BadParameter(f"{picture} names {len(found)} pictures; crops takes one")
+    from phisight.cli.output import printable
+    from phisight.preview import preview_crops
+
+    preview = preview_crops(found[0].source, model, num_crops=placed.num_crops)
+    if output is not None:
+        try:
+            preview.drawing.save(output)
+        except OSError as error:
+            raise ImageError(f"{output}: cannot be written ({error.strerror})") from None
+    typer.echo(printable(f"{found[0].name} for {preview.model.folder.name}: {preview}"))
+    if output is not None:
+        typer.echo(printable(f"drawn in {output}"))
+
+
+def info(
+    model: options.ModelName = None,
+) -> None:
+    """Tell versions, devices, and what the model in use needs.
+
+    For a question to others about a fault: all of it, and nothing private.
+    """
+    import torch
+
+    from phisight.cli.output import printable
+    from phisight.machine import free_memory, total_memory
+    from phisight.placement import choose_placement
+    from phisight.preview import preview_model
+
+    sizes = preview_model(model)
+    gib = 2**30
+    rows = {
+        "phisight": __version__,
+        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
+        "device": str(choose_placement(None, None)),
+        "memory": f"{free_memory() / gib:.1f} GiB free of {total_memory() / gib:.1f}",
+        "model": sizes.folder.name,
+        "parameters": f"{sizes.num_parameters:,}",
+        "weights": f"{sizes.weight_bytes('bfloat16') / gib:.2f} GiB in bfloat16, "
+        f"{sizes.weight_bytes('float32') / gib:.2f} in float32",
+        "context": f"{sizes.context:,} tokens, {sizes.token_bytes / 1024:.0f} KiB each in bfloat16",
+        "pictures": f"up to {sizes.num_crops} crops each",
+    }
+    for name, value in rows.items():
+        typer.echo(printable(f"{name:<11}{value}"))
