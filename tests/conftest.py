@@ -6,8 +6,10 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import fake_hub
 import micro
 import pytest
 import torch
@@ -21,6 +23,32 @@ HERE = Path(__file__).parent
 OFFICIAL = HERE / "data" / "phi3v"
 NANO = Path(phisight.__file__).parent / "assets" / "nano"
 TINY_SHA256 = "65e963637225173ffd285db64091e78e33dfc359dc187e9562e62291eea0d0bb"
+
+
+# A developer's own settings, models and hub: nothing of them may reach a test or what it starts.
+OWN = (
+    "PHISIGHT_MODEL",
+    "HF_ENDPOINT",
+    "HF_HUB_CACHE",
+    "HUGGINGFACE_HUB_CACHE",
+    "HF_HUB_OFFLINE",
+    "HF_TOKEN",
+    "HF_TOKEN_PATH",
+    "TRANSFORMERS_OFFLINE",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def isolation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An empty hub cache and no settings, for every test and every program it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in OWN:
+            patch.delenv(name, raising=False)
+        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf-home")))
+        patch.setenv("PHISIGHT_CONFIG_DIR", str(tmp_path_factory.mktemp("settings")))
+        patch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+        patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -69,3 +97,26 @@ def micro_folder(tmp_path: Path) -> Path:
 def nano_copy(tmp_path: Path) -> Path:
     """nano's folder, the test's own to damage."""
     return Path(shutil.copytree(NANO, tmp_path / "nano"))
+
+
+@pytest.fixture
+def hub(
+    tmp_path: Path, micro_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[fake_hub.FakeHub]:
+    """A hub that serves micro, with things beside it that nobody should take; an empty cache."""
+    for name in ("LICENSE", "README.md", "modeling_phi3_v.py", "training.pt", "pytorch_model.bin"):
+        (micro_folder / name).write_text(f"this is {name}")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("phisight.hub.fetch.PAUSE", 0.0)
+    with fake_hub.serving(fake_hub.FakeHub(micro_folder)) as server:
+        fake_hub.point_to(server.url, monkeypatch)
+        yield server
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache and no settings, the test's own."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("PHISIGHT_CONFIG_DIR", str(tmp_path / "settings"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "hub"

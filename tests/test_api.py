@@ -267,8 +267,8 @@ def test_a_device_that_is_not_there_is_refused(device: str) -> None:
     ("name", "message"),
     [
         ("no-such-model", "expected nano, phi-3-vision, phi-3.5-vision, a folder, or a hub id"),
-        ("phi-3.5-vision", "fetch it with: hf download microsoft/Phi-3.5-vision-instruct"),
-        ("someone/something", "fetch it with: hf download someone/something"),
+        ("phi-3.5-vision", "fetch it with: phisight pull phi-3.5-vision"),
+        ("someone/something", "fetch it with: phisight pull someone/something"),
         ("../../etc", "expected nano"),
     ],
 )
@@ -276,7 +276,7 @@ def test_a_model_that_is_not_there_is_refused(
     name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(errors.ModelNotFoundError, match=message):
         load(name)
 
@@ -292,7 +292,7 @@ def test_a_model_in_the_hub_cache_is_found(tmp_path: Path, monkeypatch: pytest.M
     micro.write(root / "snapshots" / "0123abcd")
     (root / "refs").mkdir()
     (root / "refs" / "main").write_text("0123abcd")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     assert load("someone/micro").path.name == "0123abcd"
 
 

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "answer": {"engine", "processing"},
     "api": {"answer", "engine", "hub", "model", "placement", "processing"},
     "tasks": set(),
-    "cli": {"answer", "api", "tasks"},
+    "cli": {"answer", "api", "hub", "tasks"},
     "__init__": {"answer", "api", "processing"},
     "__main__": {"cli"},
 }
@@ -50,6 +50,9 @@ LIBRARIES: dict[str, set[str]] = {
     "safetensors": {"model"},
     "huggingface_hub": {"hub"},
     "httpcore2": {"fetch"},
+    "httpx2": {"hub"},
+    "platformdirs": {"hub"},
+    "psutil": {"machine"},
     "typer": {"cli"},
     "rich": {"cli"},
     "torch": {"kernels", "model", "processing", "engine", "placement", "api"},

@@ -96,6 +96,7 @@ class Model:
     ) -> None:
         self.name, self.path = folder.name, folder.path
         self.note = folder.note  # one line a newcomer should know, or None
+        self.chosen_by = folder.chosen_by  # "named", "PHISIGHT_MODEL", "phisight use", ...
         self.placement = placement
         self.config, self.network, self.processor = config, network, processor
         self._loop = EngineLoop(Engine(network))

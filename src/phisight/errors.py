@@ -10,7 +10,9 @@ PhisightError
 ├── ModelError              a model folder that cannot be used
 │   ├── ModelNotFoundError  no such folder, name or cached model
 │   ├── ConfigError         a value in its JSON files that we do not implement
-│   └── CheckpointError     weights missing, left over, misshapen or unreadable
+│   ├── CheckpointError     weights missing, left over, misshapen or unreadable
+│   └── DownloadError       a model that could not be fetched whole and unchanged
+│       └── OfflineError    the hub cannot be reached
 ├── DeviceError             the device or dtype asked for is not there
 └── AnswerError             an answer is not in the form asked for
 
@@ -61,6 +63,14 @@ class ConfigError(ModelError, ValueError):
 
 class CheckpointError(ModelError):
     """Weights are missing, left over, misshapen or unreadable."""
+
+
+class DownloadError(ModelError):
+    """A model could not be fetched whole and unchanged; what has come is kept."""
+
+
+class OfflineError(DownloadError):
+    """The hub cannot be reached from here, or must not be asked."""
 
 
 class DeviceError(PhisightError):

@@ -37,7 +37,8 @@ def note(text: str) -> None:
 
 
 def note_model(model: Model) -> None:
-    note(f"{model.name} on {model.placement}")
+    chosen = "" if model.chosen_by == "named" else f" ({model.chosen_by})"
+    note(f"{model.name}{chosen} on {model.placement}")
     if model.note:
         note(model.note)
 
