@@ -14,6 +14,7 @@ from phisight import __version__
 from phisight.cli.ask import ask, task_command
 from phisight.cli.chat import chat
 from phisight.cli.look import crops, info
+from phisight.cli.models import models, pull, use
 from phisight.cli.output import exit_code, printable, show_error
 from phisight.errors import PhisightError
 from phisight.tasks import TASKS
@@ -29,9 +30,8 @@ app = typer.Typer(
 app.command()(ask)
 for _task in TASKS:
     app.command(_task.name)(task_command(_task))
-app.command()(chat)
-app.command()(crops)
-app.command()(info)
+for _command in (chat, crops, pull, use, models, info):
+    app.command()(_command)
 
 
 def _print_version(wanted: bool) -> None:
