@@ -39,17 +39,21 @@ def load_model(
     """
     with torch.device("meta"):
         model = Phi3V(config)
-    files = _locate(folder)
-    wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    _check_keys(folder, wanted, _shapes(files), config)
+    files = _checked_files(folder, model)
+    wanted = [name for name, _ in model.named_parameters()]
     state: dict[str, Tensor] = {}
     for file in dict.fromkeys(files[name] for name in wanted):
         names = [name for name in wanted if files[name] == file]
         state |= _read_file(file, names, device, dtype)
-    if _TIED in files:
-        _check_tied(files)
     model.load_state_dict(state, strict=True, assign=True)
     return model.requires_grad_(False).eval()
+
+
+def check_weights(folder: Path, config: ModelConfig) -> None:
+    """Raise the CheckpointError that `load_model` would raise for keys and shapes; load nothing."""
+    with torch.device("meta"):
+        model = Phi3V(config)
+    _checked_files(folder, model)
 
 
 def unread_keys(config: ModelConfig) -> tuple[str, ...]:
@@ -59,8 +63,18 @@ def unread_keys(config: ModelConfig) -> tuple[str, ...]:
     return (*(f"{_TOWER}encoder.layers.{i}." for i in layers), f"{_TOWER}post_layernorm.")
 
 
-def _locate(folder: Path) -> dict[str, Path]:
-    """Tensor name -> file, through the index where there is one."""
+def _checked_files(folder: Path, model: Phi3V) -> dict[str, Path]:
+    """Tensor name -> file, once all the model's parameters are there in their shapes."""
+    files = locate_tensors(folder)
+    wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    _check_keys(folder, wanted, stored_shapes(files), model.config)
+    if _TIED in files:
+        _check_tied(files)
+    return files
+
+
+def locate_tensors(folder: Path) -> dict[str, Path]:
+    """Tensor name -> file, through the index where there is one. Raises CheckpointError."""
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.exists():
         weight_map = jsonfile.read_json(index).get("weight_map")
@@ -79,14 +93,15 @@ def _locate(folder: Path) -> dict[str, Path]:
                 )
         return {str(name): folder / file for name, file in weight_map.items()}
     if single.exists():
-        with _open(single) as tensors:
+        with open_tensors(single) as tensors:
             return dict.fromkeys(tensors.keys(), single)
     others = sorted(p.name for p in folder.glob("*.bin"))
     hint = f" ({others[0]} is a pickle and is never opened; convert it)" if others else ""
     raise CheckpointError(f"{folder}: no model.safetensors or its index{hint}")
 
 
-def _open(path: Path) -> safe_open:
+def open_tensors(path: Path) -> safe_open:
+    """A safetensors file, mapped. Raises CheckpointError if it is not whole."""
     try:
         return safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
@@ -95,10 +110,11 @@ def _open(path: Path) -> safe_open:
         ) from None
 
 
-def _shapes(files: Mapping[str, Path]) -> dict[str, tuple[int, ...]]:
+def stored_shapes(files: Mapping[str, Path]) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor, from the files' headers. Raises CheckpointError."""
     shapes = {}
     for file in set(files.values()):
-        with _open(file) as tensors:
+        with open_tensors(file) as tensors:
             stored = set(tensors.keys())
             for name in (name for name, place in files.items() if place == file):
                 if name not in stored:
@@ -140,7 +156,7 @@ def _check_keys(
 
 
 def _check_tied(files: Mapping[str, Path]) -> None:
-    with _open(files[_TIED]) as copy, _open(files[_TIED_TO]) as original:
+    with open_tensors(files[_TIED]) as copy, open_tensors(files[_TIED_TO]) as original:
         if not torch.equal(copy.get_tensor(_TIED), original.get_tensor(_TIED_TO)):
             raise CheckpointError(
                 f"{files[_TIED]}: {_TIED} differs from {_TIED_TO}; two are not implemented"
@@ -152,7 +168,7 @@ def _read_file(
 ) -> dict[str, Tensor]:
     """Tensors of one file: views of the mapping where they can stay as they are, else copies."""
     state = {}
-    with _open(file) as tensors:
+    with open_tensors(file) as tensors:
         for name in names:
             stored = tensors.get_slice(name).get_dtype()
             if stored not in _DTYPES:
@@ -172,11 +188,11 @@ def _converted(file: Path, name: str, device: torch.device, dtype: torch.dtype) 
 
     The file is opened anew for every piece: pages of a mapping stay in memory until it is closed.
     """
-    with _open(file) as tensors:
+    with open_tensors(file) as tensors:
         shape = tensors.get_slice(name).get_shape()
     result = torch.empty(shape, dtype=dtype, device=device)
     rows = max(1, _CHUNK * shape[0] // (4 * result.numel()))
     for start in range(0, shape[0], rows):
-        with _open(file) as tensors:
+        with open_tensors(file) as tensors:
             result[start : start + rows] = tensors.get_slice(name)[start : start + rows]
     return result
