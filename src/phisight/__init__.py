@@ -15,34 +15,56 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from phisight.answer import Answer, Stream, Timings, Usage
     from phisight.api import Model, load
+    from phisight.chat import Chat
+    from phisight.cost import Cost
     from phisight.errors import PhisightError
+    from phisight.fetch import NO_URLS, PUBLIC_URLS, UrlPolicy
+    from phisight.model.phi3v import EncodedImage
     from phisight.params import SamplingParams
+    from phisight.preview import preview_crops
+    from phisight.processing.image import open_image
     from phisight.processing.processor import Prompt
 
 __version__ = "0.1.0"
 
 _OWNERS = {
     "Answer": "answer",
+    "Chat": "chat",
+    "Cost": "cost",
+    "EncodedImage": "model.phi3v",
     "Model": "api",
+    "NO_URLS": "fetch",
+    "PUBLIC_URLS": "fetch",
     "PhisightError": "errors",
     "Prompt": "processing.processor",
     "SamplingParams": "params",
     "Stream": "answer",
     "Timings": "answer",
+    "UrlPolicy": "fetch",
     "Usage": "answer",
     "load": "api",
+    "open_image": "processing.image",
+    "preview_crops": "preview",
 }
 
 __all__ = [
+    "NO_URLS",
+    "PUBLIC_URLS",
     "Answer",
+    "Chat",
+    "Cost",
+    "EncodedImage",
     "Model",
     "PhisightError",
     "Prompt",
     "SamplingParams",
     "Stream",
     "Timings",
+    "UrlPolicy",
     "Usage",
     "load",
+    "open_image",
+    "preview_crops",
 ]
 
 

@@ -19,16 +19,9 @@ from phisight.cost import Cost
 from phisight.engine.engine import Engine
 from phisight.engine.loop import EngineLoop
 from phisight.engine.request import Request
-from phisight.errors import (
-    BudgetError,
-    ConfigError,
-    ImageError,
-    InputError,
-    OptionError,
-    PromptError,
-)
+from phisight.errors import ConfigError, ImageError, InputError, OptionError, PromptError
 from phisight.hub import ModelFolder, find_model
-from phisight.model.memory import free_bytes, is_out_of_memory
+from phisight.model.memory import budget_error, free_bytes
 from phisight.model.phi3v import EncodedImage, Phi3V
 from phisight.model.weights import load_model
 from phisight.params import LoadOptions, SamplingOptions, SamplingParams, sampling_params
@@ -67,15 +60,11 @@ def load(
             f"{folder.path}: tokenizer.json has {processor.tokenizer.size} tokens, "
             f"config.json only vocab_size={config.vocab_size}"
         )
-    try:
+    with budget_error(
+        f"no memory on {placement.device} for {folder.name} in {placement.dtype}: "
+        'use another device (device="cpu") or dtype="bfloat16"'
+    ):
         network = load_model(folder.path, config, device=placement.device, dtype=placement.dtype)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise BudgetError(
-            f"no memory on {placement.device} for {folder.name} in {placement.dtype}: "
-            'use another device (device="cpu") or dtype="bfloat16"'
-        ) from None
     return Model(folder, config, network, processor, placement)
 
 
@@ -237,16 +226,9 @@ class Model:
             return picture
         assert isinstance(picture, ImageCrops), "all that a processor makes"
         layout = picture.layout
-        try:
-            with torch.inference_mode():
-                image = self.network.encode_image(picture.pixels, layout.rows, layout.cols)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise BudgetError(
-                f"no memory on {self.network.device} to encode {layout.num_crops} crops: "
-                "use fewer crops (num_crops)"
-            ) from None
+        needed = f"no memory on {self.network.device} to encode {layout.num_crops} crops"
+        with budget_error(f"{needed}: use fewer crops (num_crops)"), torch.inference_mode():
+            image = self.network.encode_image(picture.pixels, layout.rows, layout.cols)
         if self.network.device.type == "cuda":
             torch.cuda.synchronize(self.network.device)  # or the time would be the prefill's
         return image

@@ -5,7 +5,7 @@ PhisightError
 │   ├── OptionError         an option outside its limits
 │   ├── PromptError         tags, roles or messages that do not fit together
 │   ├── ImageError          a picture that cannot be opened or cut
-│   ├── UrlError            a URL that may not be opened, or did not give a picture
+│   │   └── UrlError        a URL that may not be opened, or did not give a picture
 │   └── BudgetError         a request that does not fit the context or the memory
 ├── ModelError              a model folder that cannot be used
 │   ├── ModelNotFoundError  no such folder, name or cached model
@@ -41,7 +41,7 @@ class ImageError(InputError, ValueError):
     """A picture cannot be opened, or its shape cannot be cut into crops."""
 
 
-class UrlError(InputError, ValueError):
+class UrlError(ImageError):
     """A URL may not be opened, or did not give a picture."""
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from phisight import __version__
 from phisight.cli import options
 from phisight.cli.pictures import find_pictures
 from phisight.errors import ImageError
@@ -56,22 +54,16 @@ def info(
 
     For a question to others about a fault: all of it, and nothing private.
     """
-    import torch
-
     from phisight.cli.output import printable
-    from phisight.machine import free_memory, total_memory
     from phisight.placement import choose_placement
     from phisight.preview import preview_model
+    from phisight.verify.environment import describe_machine
 
     sizes = preview_model(model)
     gib = 2**30
     rows = {
-        "phisight": __version__,
-        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
-        "torch": f"{torch.__version__}, {torch.get_num_threads()} threads",
-        "device": str(choose_placement(None, None)),
-        "memory": f"{free_memory() / gib:.1f} GiB free of {total_memory() / gib:.1f}",
-        "model": sizes.folder.name,
+        **describe_machine(choose_placement(None, None)),
+        "model": f"{sizes.folder.name} ({sizes.folder.chosen_by})",
         "parameters": f"{sizes.num_parameters:,}",
         "weights": f"{sizes.weight_bytes('bfloat16') / gib:.2f} GiB in bfloat16, "
         f"{sizes.weight_bytes('float32') / gib:.2f} in float32",
@@ -79,4 +71,4 @@ def info(
         "pictures": f"up to {sizes.num_crops} crops each",
     }
     for name, value in rows.items():
-        typer.echo(printable(f"{name:<11}{value}"))
+        typer.echo(printable(f"{name:<13}{value}"))

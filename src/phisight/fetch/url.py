@@ -105,6 +105,8 @@ def join(base: Url, location: str) -> str:
 
 def shorten(text: str) -> str:
     """A URL for an error message: no query (it may hold a token), no user name, 100 characters."""
+    if is_data(text):
+        return "the data URL"
     text = re.split(r"[?#]", text[: MAX_URL + 1], maxsplit=1)[0]
     text = re.sub(r"^([^/:]*:/*)[^/]*@", r"\1...@", text)
     text = "".join(c if c.isprintable() else "?" for c in text)

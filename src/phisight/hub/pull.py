@@ -19,6 +19,7 @@ from phisight.hub import cache, fetch, registry
 from phisight.hub.find import NAMED, ModelFolder, adapter_error
 from phisight.hub.remote import Listing, RemoteFile, list_files, read_config
 from phisight.jsonfile import brief
+from phisight.machine import total_memory
 
 RESERVE = 10**9  # bytes left free on the disk
 _TAKEN = re.compile(r".*\.json|.*\.safetensors|chat_template\.jinja|LICENSE(\..*)?|README\.md")
@@ -163,10 +164,8 @@ def _check_shards(job: _Job) -> None:
 
 
 def _note_memory(files: list[RemoteFile], progress: Progress) -> None:
-    import psutil
-
     weights = sum(file.size for file in files if file.name.endswith(".safetensors"))
-    memory = psutil.virtual_memory().total
+    memory = total_memory()
     if weights > memory:
         progress.note(
             f"the weights take {cache.size_text(weights)} and this machine has "

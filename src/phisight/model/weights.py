@@ -16,7 +16,8 @@ from torch import Tensor
 
 from phisight import jsonfile
 from phisight.config import ModelConfig
-from phisight.errors import CheckpointError
+from phisight.errors import BudgetError, CheckpointError
+from phisight.model.memory import free_bytes
 from phisight.model.phi3v import Phi3V
 
 _CHUNK = 4 * 2**20  # bytes converted at a time: what loading may need beyond the weights
@@ -35,16 +36,26 @@ def load_model(
 
     Weights already in `dtype` on the CPU are mapped, not copied; others are converted piece by
     piece, so that memory never exceeds 1.1 x the final weights for models of some size. Raises
-    CheckpointError naming missing, left-over and misshapen keys.
+    CheckpointError naming missing, left-over and misshapen keys, and BudgetError, before anything
+    is allocated, where the converted weights would not fit the free memory.
     """
     with torch.device("meta"):
         model = Phi3V(config)
     files = _checked_files(folder, model)
-    wanted = [name for name, _ in model.named_parameters()]
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     state: dict[str, Tensor] = {}
-    for file in dict.fromkeys(files[name] for name in wanted):
-        names = [name for name in wanted if files[name] == file]
-        state |= _read_file(file, names, device, dtype)
+    for file in dict.fromkeys(files[name] for name in sizes):
+        names = [name for name in sizes if files[name] == file]
+        state |= _mapped(file, names, device, dtype)
+    converted = [name for name in sizes if name not in state]
+    needed, free = sum(sizes[name] for name in converted) * dtype.itemsize, free_bytes(device)
+    if needed > free:
+        raise BudgetError(
+            f"{folder}: the weights take {needed / 2**30:.2f} GiB in {dtype} and {device} has "
+            f"{free / 2**30:.2f} GiB free: use another device or dtype"
+        )
+    for name in converted:
+        state[name] = _converted(files[name], name, device, dtype)
     model.load_state_dict(state, strict=True, assign=True)
     return model.requires_grad_(False).eval()
 
@@ -163,10 +174,10 @@ def _check_tied(files: Mapping[str, Path]) -> None:
             )
 
 
-def _read_file(
+def _mapped(
     file: Path, names: list[str], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Tensors of one file: views of the mapping where they can stay as they are, else copies."""
+    """The tensors of one file that can stay as they are, as views of its mapping."""
     state = {}
     with open_tensors(file) as tensors:
         for name in names:
@@ -177,9 +188,6 @@ def _read_file(
                 )
             if device.type == "cpu" and _DTYPES[stored] == dtype:
                 state[name] = tensors.get_tensor(name)
-    for name in names:
-        if name not in state:
-            state[name] = _converted(file, name, device, dtype)
     return state
 
 

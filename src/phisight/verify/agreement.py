@@ -31,10 +31,7 @@ def read_along(model: Model, transcripts: Sequence[Transcript]) -> Logits:
     for script in transcripts:
         answer = script.token_ids[:_MOST_TOKENS]
         ids = [*script.prompt.ids, *answer[:-1]]
-        images = [
-            network.encode_image(image.pixels, image.layout.rows, image.layout.cols)
-            for image in script.prompt.images
-        ]
+        images = [model.encode_image(image) for image in script.prompt.images]
         x = network.embed(ids, images)  # (T, D)
         rotation = rope.rotation(0, len(ids), length=len(ids), dtype=x.dtype)
         hidden = network(x, rotation, causal_attend)[-len(answer) :]

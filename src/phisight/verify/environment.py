@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import os
 import platform
 from pathlib import Path
 
-import psutil
 import torch
 
 import phisight
+from phisight.machine import free_memory, total_memory
 from phisight.placement import Placement
 from phisight.verify.report import gigabytes
 
@@ -26,21 +27,14 @@ def describe_machine(placement: Placement) -> dict[str, str]:
         "Python": platform.python_version(),
         "system": f"{_system()}, {platform.machine()}",
         "processor": f"{_processor()}; torch uses {torch.backends.cpu.get_cpu_capability()}",
-        "threads": f"{torch.get_num_threads()} of {psutil.cpu_count()}",
-        "memory": gigabytes(psutil.virtual_memory().total),
+        "threads": f"{torch.get_num_threads()} of {os.cpu_count()}",
+        "memory": f"{gigabytes(free_memory())} free of {gigabytes(total_memory())}",
         "placement": str(placement),
     }
     if placement.device.type == "cuda":
         facts["GPU"] = torch.cuda.get_device_name(placement.device)
         facts["CUDA"] = str(torch.version.cuda)
     return facts
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that can be had on the device now."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
 
 
 def _system() -> str:

@@ -17,6 +17,7 @@ import torch
 from phisight.api import load
 from phisight.errors import PhisightError
 from phisight.hub import find_model
+from phisight.model.memory import free_bytes
 from phisight.placement import Placement, choose_placement
 from phisight.verify import agreement, answers, environment, files, selftest, weights
 from phisight.verify import format as form
@@ -90,7 +91,7 @@ class _Checks:
 
     def _speak(self, placement: Placement, num_values: int, quick: bool) -> None:
         """The checks that run the model: in one dtype, then, that one gone, in the other."""
-        free = environment.free_memory(placement.device)
+        free = free_bytes(placement.device)
         spoken = _spoken_dtype(placement, num_values, free)
         if spoken is None:
             lack = _lack(_BYTES["bfloat16"] * num_values, free)
