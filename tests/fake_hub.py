@@ -43,6 +43,7 @@ class FakeHub:
 
     folder: Path
     hub_id: str = "someone/micro"
+    commit: str = COMMIT
     url: str = ""
     status: int = 200
     error_code: str | None = None
@@ -73,7 +74,7 @@ class FakeHub:
     def info(self) -> bytes:
         siblings = [self.sibling(path) for path in sorted(self.folder.iterdir())]
         siblings.append({"rfilename": "onnx/model.json", "size": 3, "blobId": "0" * 40})
-        record = {"id": self.hub_id, "sha": COMMIT, "siblings": siblings, "tags": []}
+        record = {"id": self.hub_id, "sha": self.commit, "siblings": siblings, "tags": []}
         return json.dumps(record).encode()
 
 

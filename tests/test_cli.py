@@ -370,12 +370,3 @@ def test_the_shell_completes_commands() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False
     )
     assert done.stdout.split() == ["compare"]
-
-
-def test_the_page_of_commands_is_the_programs_own_help(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(EXAMPLES.parent / "docs"))
-    monkeypatch.setenv("COLUMNS", "88")
-    import make_cli
-
-    assert make_cli.PAGE.read_text() == make_cli.page(), "run: python docs/make_cli.py"
-    assert set(EXIT_CODES.values()) < set(make_cli.MEANINGS)

@@ -9,14 +9,12 @@ import pytest
 import torch
 from naive import last_logits
 from reference.images import make_image
+from test_engine import generate
 
 from phisight.config import read_model_config
-from phisight.engine.engine import Engine
-from phisight.engine.request import Request
 from phisight.model.decoder import Attend, causal_attend
 from phisight.model.phi3v import EncodedImage, Phi3V
 from phisight.model.weights import load_model
-from phisight.params import SamplingParams
 from phisight.processing.processor import Processor, Prompt
 
 CASES = Path(__file__).with_name("reference") / "goldens" / "cases"
@@ -44,15 +42,6 @@ def encode(model: Phi3V, prompt: Prompt) -> list[EncodedImage]:
     ]
 
 
-def answer(model: Phi3V, prompt: Prompt, images: list[EncodedImage], max_tokens: int) -> list[int]:
-    engine = Engine(model)
-    engine.add(Request(prompt.ids, images, SamplingParams(max_tokens=max_tokens)))
-    tokens: list[int] = []
-    while outputs := engine.step():
-        tokens += [output.token_id for output in outputs if output.token_id is not None]
-    return tokens
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_official_logits_and_tokens(tiny: Phi3V, tiny_folder: Path, name: str) -> None:
     prompts, arrays = golden(tiny_folder, name)
@@ -63,7 +52,7 @@ def test_official_logits_and_tokens(tiny: Phi3V, tiny_folder: Path, name: str) -
         logits = last_logits(tiny, prompt.ids, images).numpy()
         reference = arrays["logits"][row]
         assert np.abs(logits - reference).max() / np.abs(reference).max() <= 1e-4
-        assert answer(tiny, prompt, images, 32) == expected[row].tolist()
+        assert generate(tiny, prompt.ids, images, 32) == expected[row].tolist()
 
 
 def test_swapped_tags_put_each_picture_at_its_own_tag(tiny: Phi3V, tiny_folder: Path) -> None:

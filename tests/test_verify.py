@@ -21,7 +21,7 @@ import phisight
 from phisight.cli.main import app, main
 from phisight.config import read_model_config
 from phisight.errors import ModelNotFoundError
-from phisight.verify import answers, environment, selftest
+from phisight.verify import answers, selftest
 from phisight.verify.answers import MAX_TOKENS, PICTURES, QUESTIONS
 from phisight.verify.format import PUBLISHED, rope_fingerprint
 from phisight.verify.markdown import to_markdown
@@ -334,7 +334,7 @@ def test_code_and_pickles_are_named_and_left_alone(micro_folder: Path) -> None:
 def test_short_memory_is_said_and_nothing_loaded(
     micro_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environment, "free_memory", lambda device: 1000)
+    monkeypatch.setattr("phisight.verify.run.free_bytes", lambda device: 1000)
     report = verify(micro_folder)
     size = sum(t.numel() for t in load_file(micro_folder / "model.safetensors").values())
     lack = f"needs {2 * size / 1e6:.1f} MB, 0.0 MB free"
@@ -346,7 +346,7 @@ def test_short_memory_is_said_and_nothing_loaded(
 def test_memory_for_one_dtype_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     micro.write(tmp_path / "m", max_position_embeddings=LONG_ENOUGH)
     size = sum(t.numel() for t in load_file(tmp_path / "m" / "model.safetensors").values())
-    monkeypatch.setattr(environment, "free_memory", lambda device: 3 * size)
+    monkeypatch.setattr("phisight.verify.run.free_bytes", lambda device: 3 * size)
     report = verify(tmp_path / "m")
     assert {row.dtype for row in report.answers} == {"bfloat16"}
     assert finding(report, "dtypes").message == (

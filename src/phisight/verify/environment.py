@@ -21,7 +21,7 @@ _LIBRARIES = ("torch", "pillow", "numpy", "tokenizers", "safetensors")
 def describe_machine(placement: Placement) -> dict[str, str]:
     """What to know of a machine to make sense of a report, by name."""
     facts = {
-        "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "phisight": phisight.__version__,
         **{name: importlib.metadata.version(name) for name in _LIBRARIES},
         "Python": platform.python_version(),

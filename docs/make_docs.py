@@ -1,15 +1,17 @@
-"""Writes docs/cli.md from the command line's own help: python docs/make_cli.py"""
+"""Writes docs/cli.md, and the options in docs/python.md, from the code: python docs/make_docs.py"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 from pathlib import Path
 
-PAGE = Path(__file__).with_name("cli.md")
+HERE = Path(__file__).parent
 
 INTRO = """# The command line
 
-Made by `docs/make_cli.py` from `--help`; a test compares them.
+Made by `docs/make_docs.py` from `--help`; a test compares them.
 
 - Answers go to stdout; the model in use, the device and why, and the time taken go to stderr.
 - Pictures are files, folders (all pictures in them, by name), patterns such as `"scans/*.png"`,
@@ -31,10 +33,18 @@ MEANINGS = {
     5: "an answer that is not in the form asked for",
     130: "stopped with Ctrl-C",
 }
+_MARKED = re.compile(r"(<!-- options: .*? -->\n).*?(<!-- end of options -->)", re.DOTALL)
 
 
-def page() -> str:
-    """The page's text."""
+def pages() -> dict[Path, str]:
+    """Every file that is made, and its text."""
+    python = HERE / "python.md"
+    table = _options_table()
+    text = _MARKED.sub(lambda found: f"{found[1]}{table}{found[2]}", python.read_text())
+    return {HERE / "cli.md": _cli_page(), python: text}
+
+
+def _cli_page() -> str:
     os.environ["COLUMNS"] = "88"
     import typer.main
 
@@ -55,5 +65,18 @@ def _block(title: str, help_text: str) -> str:
     return f"\n## {title}\n\n```text\n{lines}\n```\n"
 
 
+def _options_table() -> str:
+    from phisight.params import SamplingParams
+
+    rows = ["| option | default | what it does |\n| --- | --- | --- |\n"]
+    for field in dataclasses.fields(SamplingParams):
+        low, high = field.metadata["minimum"], field.metadata["maximum"]
+        limits = "" if low is None else f" {low} or more." if high is None else f" {low} to {high}."
+        help_text = field.metadata["help"]
+        rows.append(f"| `{field.name}` | `{field.default!r}` | {help_text}{limits} |\n")
+    return "".join(rows)
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    for path, text in pages().items():
+        path.write_text(text)
