@@ -359,14 +359,22 @@ def test_info_tells_what_the_model_needs() -> None:
     assert lines["pictures"] == "up to 4 crops each"
 
 
-def test_the_shell_completes_commands() -> None:
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("phisight com", ["compare"]),
+        ("phisight ask --num", ["--num-crops"]),
+        ("phisight ask --model phi", ["phi-3-vision", "phi-3.5-vision"]),
+    ],
+)
+def test_the_shell_completes_commands_options_and_models(words: str, offered: list[str]) -> None:
     environment = os.environ | {
         "_PHISIGHT_COMPLETE": "complete_bash",
-        "COMP_WORDS": "phisight com",
-        "COMP_CWORD": "1",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
     }
     script = "from phisight.cli.main import app; app(prog_name='phisight')"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False
     )
-    assert done.stdout.split() == ["compare"]
+    assert done.stdout.split() == offered

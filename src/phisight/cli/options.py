@@ -12,11 +12,22 @@ import typer
 
 from phisight.params import LoadOptions, SamplingParams
 
+
+def model_names(incomplete: str) -> list[str]:
+    """What the shell offers after --model: models here, and those that can be fetched."""
+    from phisight.hub.cache import local_models
+    from phisight.hub.registry import PUBLISHED
+
+    names = [model.name for model in local_models()]
+    return [name for name in dict.fromkeys([*names, *PUBLISHED]) if name.startswith(incomplete)]
+
+
 ModelName = Annotated[
     str | None,
     typer.Option(
         "--model",
         "-m",
+        autocompletion=model_names,
         help="A name (`phisight models` lists them), a folder, or a hub id. Left out: the one in "
         "PHISIGHT_MODEL, or chosen by `phisight use`, or nano.",
     ),
