@@ -89,7 +89,7 @@ opening and encoding the picture, reading the prompt (prefill), writing the answ
     code("""
 print(description.finish_reason)
 print(description.usage)"""),
-    machine("print(description.costs())"),
+    machine("print(description.summary())"),
     md("""
 ## 3. OCR: title and author of a book
 
@@ -120,9 +120,7 @@ The model writes a table as text; `table_rows` takes the cells out of it."""),
 answer = model.ask("Read this table as Markdown.", images=["table.png"])
 print(answer)"""),
     code(r"""
-from phisight.tasks import table_rows
-
-header, *rows = table_rows(answer.text)
+header, *rows = phisight.table_rows(answer.text)
 print(header)
 print(*rows, sep="\n")
 print(f"sum of the prices: {sum(float(price.strip('$')) for _, _, price in rows):.2f}")"""),
@@ -146,7 +144,7 @@ for question in ("What is the value of FY19?", "Which year has the lowest value?
     md("""
 The second answer is wrong again: this time `nano` names the highest bar. The costs show what reuse
 saves: the picture takes no time any more."""),
-    machine("print(answer.costs())"),
+    machine("print(answer.summary())"),
     md("""
 ### The prompt by hand
 
@@ -189,18 +187,16 @@ show(preview.drawing)"""),
     md("""
 ### Log-probabilities
 
-With `logprobs=n` an answer holds the natural logarithm of each token's probability, and the `n`
+With `logprobs=n` an answer holds how likely the model found each of its tokens, and the `n`
 likeliest tokens at each place. Where, in the description of part 2, did the chosen token have a
 probability below 0.9?"""),
     machine("""
-import math
-
 written = ""
 for token in description.logprobs:
-    if token.logprob < math.log(0.9):
-        choices = [f"{other.token!r} {math.exp(other.logprob):.2f}" for other in token.top]
+    if token.probability < 0.9:
+        choices = [f"{other.text!r} {other.probability:.2f}" for other in token.top]
         print(f"...{written[-30:]!r} then {' or '.join(choices)}")
-    written += token.token.replace("Ġ", " ")  # a space, as this vocabulary names it"""),
+    written += token.text"""),
     md("""
 The only doubtful token is the wrong year. Probabilities do not always warn: where `nano` named FY24
 as the year with the lowest value, the 4 had 0.97."""),

@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import inspect
 import json
+import math
 from pathlib import Path
 
 import micro
@@ -118,12 +119,18 @@ def test_logprobs_are_the_models_own(nano: Model) -> None:
         )
         assert len(entry.top) == 3
         assert entry.top[0].logprob == pytest.approx(float(expected.max()), abs=0.1)
-        assert entry.token == nano.processor.tokenizer.token(entry.token_id)
+        assert entry.probability == pytest.approx(math.exp(entry.logprob))
         ids.append(entry.token_id)
     assert nano.ask("Hi", max_tokens=1).logprobs is None
     alone = nano.ask("Hi", max_tokens=1, logprobs=0).logprobs
     assert alone is not None
     assert alone[0].top == ()
+
+
+def test_logprobs_spell_the_answer(nano: Model) -> None:
+    answer = nano.ask("OCR", [EXAMPLES / "sign.png"], logprobs=0)
+    assert answer.logprobs is not None
+    assert "".join(entry.text for entry in answer.logprobs) == answer.text == "MAPLE STREET"
 
 
 def test_an_encoded_picture_serves_many_questions(
@@ -193,7 +200,9 @@ def test_a_notebook_shows_an_answer_escaped() -> None:
     shown = answer._repr_html_()
     assert "&lt;img src=x onerror=&quot;alert(1)&quot;&gt;\nB &amp; C" in shown
     assert "<img" not in shown
-    assert "1.50 s: pictures 0.00, reading 5 tokens 1.00, writing 1 0.50, cut there" in shown
+    assert repr(answer).startswith("<phisight.Answer '<img src=x onerror=")
+    assert repr(answer).endswith("length after 1 tokens>")
+    assert "1.50 s: pictures 0.00, reading 5 tokens 1.00, writing 1 tokens 0.50, cut there" in shown
 
 
 def test_a_seed_makes_drawn_answers_repeatable(nano: Model) -> None:

@@ -120,7 +120,7 @@ def test_one_who_uses_the_default_hears_of_a_model_in_the_cache(
     root: Path, micro_folder: Path
 ) -> None:
     assert find_model().note == BUNDLED_NOTE
-    assert "For photographs: phisight pull phi-3.5-vision, then --model" in BUNDLED_NOTE
+    assert "For photographs: phisight pull phi-3.5-vision" in BUNDLED_NOTE
     cached(root, "someone/micro", COMMIT, micro_folder)
     assert find_model().note == "someone/micro is in the hub cache: phisight use someone/micro"
     snapshot = cached(root, PHI35.hub_id, COMMIT, micro_folder)

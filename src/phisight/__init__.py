@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from phisight.preview import preview_crops
     from phisight.processing.image import open_image
     from phisight.processing.processor import Prompt
+    from phisight.tasks import table_rows
 
 __version__ = "0.1.0"
 
@@ -45,6 +46,7 @@ _OWNERS = {
     "load": "api",
     "open_image": "processing.image",
     "preview_crops": "preview",
+    "table_rows": "tasks",
 }
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "load",
     "open_image",
     "preview_crops",
+    "table_rows",
 ]
 
 

@@ -6,12 +6,14 @@ Owns the assembly of text from ids. Knows nothing of how a model is loaded.
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from phisight.engine.loop import EngineLoop
 from phisight.engine.request import EngineTimes, Request, Token
 from phisight.engine.sampling import Logprobs
+from phisight.jsonfile import brief
 from phisight.processing.stops import StopStrings
 from phisight.processing.tokenizer import Tokenizer
 
@@ -45,12 +47,16 @@ class TokenLogprob:
     """The natural logarithm of a token's probability, before any sampling option acts."""
 
     token_id: int
-    token: str  # as the vocabulary names it: a piece such as "▁The", or a byte such as "<0x0A>"
+    text: str  # what it adds to a text; part of a character is U+FFFD, a control token nothing
     logprob: float
     top: tuple[TokenLogprob, ...] = ()  # the likeliest tokens at this place, best first
 
+    @property
+    def probability(self) -> float:
+        return math.exp(self.logprob)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Answer:
     """What the model wrote, and what it took."""
 
@@ -65,22 +71,26 @@ class Answer:
     def __str__(self) -> str:
         return self.text
 
+    def __repr__(self) -> str:
+        tokens = self.usage.completion_tokens
+        return f"<phisight.Answer {brief(self.text)}, {self.finish_reason} after {tokens} tokens>"
+
     def _repr_html_(self) -> str:
         """How a notebook shows it. All of the text is escaped: it may come off a picture."""
-        text, costs = html.escape(self.text), html.escape(self.costs())
+        text, costs = html.escape(self.text), html.escape(self.summary())
         return (
-            f'<div style="white-space: pre-wrap">{text}</div>'
+            f'<pre style="white-space: pre-wrap; font-family: inherit">{text}</pre>'
             f'<div style="opacity: 0.6; font-size: smaller">{costs}</div>'
         )
 
-    def costs(self) -> str:
+    def summary(self) -> str:
         """One line: seconds and tokens, and whether the answer was cut."""
         usage, seconds = self.usage, self.timings
         cut = ", cut there" if self.finish_reason == "length" else ""
         return (
             f"{seconds.total:.2f} s: pictures {seconds.processing + seconds.vision:.2f}, "
             f"reading {usage.prompt_tokens} tokens {seconds.prefill:.2f}, "
-            f"writing {usage.completion_tokens} {seconds.decode:.2f}{cut}"
+            f"writing {usage.completion_tokens} tokens {seconds.decode:.2f}{cut}"
         )
 
 
@@ -165,9 +175,9 @@ class Stream(Iterator[str]):
         return piece
 
     def _named(self, token_id: int, logprobs: Logprobs) -> TokenLogprob:
-        name = self._tokenizer.token
-        top = tuple(TokenLogprob(other, name(other), value) for other, value in logprobs.top)
-        return TokenLogprob(token_id, name(token_id), logprobs.chosen, top)
+        text = self._tokenizer.token_text
+        top = tuple(TokenLogprob(other, text(other), value) for other, value in logprobs.top)
+        return TokenLogprob(token_id, text(token_id), logprobs.chosen, top)
 
     def _complete(self, last: Token) -> Answer:
         times: EngineTimes = last.times

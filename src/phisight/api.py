@@ -105,8 +105,9 @@ class Model:
 
         A plain string is one user message with the pictures before it; a string that starts with
         <|user|> or <|system|> is a raw prompt with <|image_n|> tags; messages are
-        {"role", "content"} mappings whose content is a string or text and image parts. Raises
-        InputError.
+        {"role", "content"} mappings whose content is a string or text and image parts. Options:
+        max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop, logprobs.
+        Raises InputError.
         """
         return self.stream(prompt, images, **options).finish()
 

@@ -36,6 +36,9 @@ class Chat:
         self._model = model
         self.messages: list[Message] = [self._with_encoded_images(turn) for turn in messages]
 
+    def __repr__(self) -> str:
+        return f"<phisight.Chat of {len(self.messages)} messages>"
+
     def ask(
         self,
         question: str,
@@ -55,7 +58,9 @@ class Chat:
         if not isinstance(question, str):
             raise PromptError(f"a question must be a string, got {type(question).__name__}")
         if isinstance(images, (str, bytes)) or not isinstance(images, Sequence):
-            raise PromptError(f"images must be a list of pictures, got {type(images).__name__}")
+            raise PromptError(
+                f"images must be a list of pictures, got {type(images).__name__}: images=[...]"
+            )
         parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
         parts.append({"type": "text", "text": question})
         turn = self._with_encoded_images({"role": "user", "content": parts})

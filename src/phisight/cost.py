@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Cost:
     """Tokens and bytes of a request that has not run."""
 
@@ -26,6 +26,9 @@ class Cost:
     def fits(self) -> bool:
         """Whether the context and the free memory hold the prompt and one token."""
         return self.max_answer_tokens > 0 and self.prompt_bytes <= self.free_bytes
+
+    def __repr__(self) -> str:
+        return f"<phisight.Cost {self}>"
 
     def __str__(self) -> str:
         pictures = f" ({sum(self.image_tokens)} of pictures)" if self.image_tokens else ""

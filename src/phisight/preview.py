@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass
 
@@ -32,7 +33,7 @@ class ModelPreview:
         return self.num_parameters * (4 if dtype == "float32" else 2)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CropPreview:
     """How a picture is cut for a model, and what that costs."""
 
@@ -44,6 +45,15 @@ class CropPreview:
     def cache_bytes(self) -> int:
         """Memory that the picture's tokens take in the cache, in bfloat16."""
         return self.layout.num_tokens * self.model.token_bytes
+
+    def __repr__(self) -> str:
+        return f"<phisight.CropPreview {self}>"
+
+    def _repr_png_(self) -> bytes:
+        """How a notebook shows it."""
+        out = io.BytesIO()
+        self.drawing.save(out, "PNG")
+        return out.getvalue()
 
     def __str__(self) -> str:
         layout, model = self.layout, self.model

@@ -48,7 +48,7 @@ def note_costs(answer: Answer) -> None:
         note(f"cut after {answer.usage.completion_tokens} tokens; --max-tokens allows more")
     if not answer.text.strip():
         note("the answer is empty")
-    note(answer.costs())
+    note(answer.summary())
 
 
 def printable(text: str) -> str:

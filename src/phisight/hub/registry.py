@@ -16,7 +16,7 @@ BUNDLED = "nano"
 BUNDLED_PATH = Path(__file__).parents[1] / "assets" / BUNDLED
 BUNDLED_NOTE = (
     "bundled; reads drawn charts, covers, text, tables and simple shapes in pictures like its "
-    "training ones. For photographs: phisight pull phi-3.5-vision, then --model phi-3.5-vision"
+    "training ones. For photographs: phisight pull phi-3.5-vision"
 )
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 

@@ -79,7 +79,9 @@ class Processor:
         PromptError and ImageError.
         """
         if isinstance(images, (str, bytes)) or not isinstance(images, Sequence):
-            raise PromptError(f"images must be a list of pictures, got {type(images).__name__}")
+            raise PromptError(
+                f"images must be a list of pictures, got {type(images).__name__}: images=[...]"
+            )
         if isinstance(question, str):
             if question.startswith(RAW_STARTS):
                 return self.raw_prompt(question, images)

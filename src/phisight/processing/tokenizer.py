@@ -106,9 +106,10 @@ class Tokenizer:
         """The text of some ids, control tokens left out; ids outside the vocabulary add nothing."""
         return str(self._full.decode(list(ids), skip_special_tokens=True))
 
-    def token(self, token_id: int) -> str:
-        """An id as the vocabulary names it; empty for one outside it."""
-        return self._full.id_to_token(token_id) or ""
+    def token_text(self, token_id: int) -> str:
+        """What one id adds to a text, its leading space included."""
+        before = self._plain.encode("a", add_special_tokens=False).ids
+        return self.decode([*before, token_id])[len(self.decode(before)) :]
 
     def text_stream(self) -> TextStream:
         return TextStream(self._full)
