@@ -63,8 +63,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _show_warning
-    # Pillow warns at the size where we refuse; the refusal says it better.
-    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
+    # Pillow's own words on damaged metadata, and at the size where we refuse and say it better.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         app()
     except PhisightError as error:

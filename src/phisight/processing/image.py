@@ -14,19 +14,20 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from phisight.config import ProcessorConfig
 from phisight.errors import ImageError, PhisightWarning
 from phisight.fetch import PUBLIC_URLS, UrlPolicy, fetch, is_url
 from phisight.fetch.url import shorten
 from phisight.hd import CROP, HDLayout, hd_layout
+from phisight.processing.guard import MeteredReader
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image
 
@@ -35,6 +36,16 @@ ImageSource = str | os.PathLike[str] | bytes | Image.Image
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 MAX_PIXELS = 89_478_485  # Pillow's own bound (256 MiB of RGB), enforced here before decoding
 _ANIMATED = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")  # not MPO, a camera's JPEG with previews
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF orientation
+_BAND = 2**20  # pixels converted at a time: a whole picture would be held four times over
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +91,7 @@ def open_image(source: ImageSource, *, urls: UrlPolicy = PUBLIC_URLS) -> Image.I
         # A pipe that nobody writes to would be waited for without end.
         if path.exists() and not path.is_file() and not path.is_dir():
             raise ImageError(f"{path}: not a file; pipe the picture in and name it -")
-        file = path.open("rb")
+        file = path.open("rb", buffering=0)
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
@@ -117,15 +128,14 @@ def padded_rgb(image: Image.Image, layout: HDLayout) -> np.ndarray:
     return np.ascontiguousarray(canvas)
 
 
-def _decode(file: BinaryIO, name: str) -> Image.Image:
+def _decode(raw: io.RawIOBase | io.BytesIO, name: str) -> Image.Image:
     try:
-        with Image.open(file, formats=FORMATS) as opened:
+        with MeteredReader(raw, name) as file, Image.open(file, formats=FORMATS) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise _too_large(name, f"{opened.width}x{opened.height} pixels")
             more = opened.format in _ANIMATED and _has_more_frames(opened)
             opened.load()
-            # In place: upright pictures would be copied otherwise, 36 MB for 12 megapixels.
-            ImageOps.exif_transpose(opened, in_place=True)
+            picture = _opaque_rgb(_upright(opened), name)
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -134,14 +144,16 @@ def _decode(file: BinaryIO, name: str) -> Image.Image:
         raise ImageError(
             f"{name}: not a picture phisight reads; convert it to one of {', '.join(FORMATS)}"
         ) from None
-    # Damaged data makes Pillow's decoders raise nearly anything, MemoryError included (a lying
-    # header asks for more than there is). Their texts can hold addresses: none is passed on.
+    except MemoryError:
+        raise ImageError(f"{name}: no memory to decode it; scale the picture down") from None
+    # Damaged data makes Pillow's decoders raise nearly anything. Their texts can hold addresses:
+    # none is passed on.
     except Exception:
         raise ImageError(f"{name}: the picture is damaged or cut short") from None
     if more:
         message = f"{name} has more than one frame or page; only the first is used"
         warnings.warn(message, PhisightWarning, stacklevel=2)
-    return _opaque_rgb(opened, name)
+    return picture
 
 
 def _has_more_frames(image: Image.Image) -> bool:
@@ -154,15 +166,42 @@ def _has_more_frames(image: Image.Image) -> bool:
     return True
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as EXIF says.
+
+    Pillow's `exif_transpose` also writes the EXIF back, and fails on odd tags of real cameras.
+    """
+    method = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    if method is None:
+        return image
+    upright = image.transpose(method)
+    # All other metadata goes, lest the picture be turned a second time by whoever gets it.
+    upright.info = {key: value for key, value in image.info.items() if key == "transparency"}
+    return upright
+
+
 def _opaque_rgb(image: Image.Image, name: str) -> Image.Image:
     """RGB as people see it: transparency on white, grey of more than 8 bits scaled down."""
     if image.mode == "F" or image.mode.startswith("I"):
-        return _eight_bit(image, name).convert("RGB")
+        return _in_bands(image, lambda band: _eight_bit(band, name))
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        return _in_bands(image, _on_white)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _in_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """An RGB picture of `convert`'s results, a band of rows at a time."""
+    result = Image.new("RGB", image.size)
+    rows = max(1, _BAND // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        result.paste(convert(image.crop(box)).convert("RGB"), box)
+    return result
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA"))
 
 
 def _eight_bit(image: Image.Image, name: str) -> Image.Image:
@@ -173,7 +212,7 @@ def _eight_bit(image: Image.Image, name: str) -> Image.Image:
             f"{name}: grey levels outside 0..65535 have no agreed brightness; "
             "scale the picture to 8 or 16 bits"
         )
-    return Image.fromarray(((values.astype(np.int64) * 255 + 32767) // 65535).astype(np.uint8))
+    return Image.fromarray(((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
 
 
 def _too_large(name: str, size: str) -> ImageError:
