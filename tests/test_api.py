@@ -178,11 +178,12 @@ def test_memory_too_small_is_said_before_it_is_asked_for(
     nano: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("phisight.model.memory.free_memory", lambda: 2**20)
+        for user in ("phisight.engine.engine", "phisight.api"):
+            patch.setattr(f"{user}.free_bytes", lambda device: 2**20)
         patch.setattr(nano.network, "encode_image", None)
         with pytest.raises(
             errors.BudgetError,
-            match=r"reading \d+ tokens takes 0.\d\d GiB of memory and cpu has 0.00 GiB free: use",
+            match=r"reading \d+ tokens takes 0.\d\d GiB of memory and \w+ has 0.00 GiB free: use",
         ):
             nano.ask(QUESTION, [BOOK])
         assert not nano.cost(QUESTION, [BOOK]).fits

@@ -45,7 +45,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tasks": set(),
     "verify": {"api", "engine", "hub", "model", "placement", "processing"},
     "cli": {"answer", "api", "chat", "fetch", "hub", "placement", "preview", "tasks", "verify"},
-    "__init__": {"answer", "api", "chat", "cost", "fetch", "model", "preview", "processing"},
+    "__init__": {
+        "answer",
+        "api",
+        "chat",
+        "cost",
+        "fetch",
+        "model",
+        "preview",
+        "processing",
+        "tasks",
+    },
     "__main__": {"cli"},
 }
 # Libraries and the only rooms that may import them.

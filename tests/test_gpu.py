@@ -79,8 +79,17 @@ def test_no_memory_is_a_clear_error_and_the_model_lives_on() -> None:
     torch.cuda.empty_cache()  # what other tests freed would serve
     torch.cuda.set_per_process_memory_fraction(1e-6)
     try:
-        with pytest.raises(BudgetError, match=r"(no memory on|ran out of) .*use fewer"):
-            model.ask("Hi", max_tokens=4000)
+        with pytest.raises(BudgetError, match=r"no memory on cuda for 39\d\d tokens, .*use fewer"):
+            model.ask("x" * 3900)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+    assert model.ask("Hi", max_tokens=2).usage.completion_tokens <= 2
+
+
+def test_memory_too_small_is_said_before_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = phisight.load()
+    with monkeypatch.context() as patch:
+        patch.setattr("phisight.engine.engine.free_bytes", lambda device: 2**20)
+        with pytest.raises(BudgetError, match=r"GiB of memory and cuda has 0.00 GiB free: use few"):
+            model.ask("x" * 3900)
     assert model.ask("Hi", max_tokens=2).usage.completion_tokens <= 2
