@@ -16,7 +16,7 @@ from PIL import Image
 
 import phisight
 from phisight.cli.ask import ask, task_command
-from phisight.cli.output import EXIT_CODES, printable
+from phisight.cli.output import EXIT_CODES, one_line, printable
 from phisight.cli.pictures import find_pictures
 from phisight.errors import PhisightError
 from phisight.params import LoadOptions, SamplingParams
@@ -98,9 +98,10 @@ def test_compare_takes_all_pictures_together() -> None:
         (("table", BOOK, "--csv", "--json"), 2, "choose one of --csv and --json"),
         (("table", BOOK, "--csv"), 5, "phisight: the answer holds no table: "),
         (("chat", "-"), 2, "standard input is where questions are"),
-        (("crops", BOOK, "-o", "x.gif"), 2, "x.gif: the name must end in .png, .jpg or .webp"),
+        (("crops", BOOK, "-o", "x.gif"), 2, "'x.gif': the name must end in .png, .jpg or .webp"),
         (("crops", BOOK, "-o", "no/x.png"), 2, "no/x.png: cannot be written (No such file or"),
         (("crops", str(EXAMPLES)), 2, "names 6 pictures; crops takes one"),
+        (("crops", BOOK, "-o", BOOK), 2, "is the picture itself: name another"),
         (("info", "--model", "nope"), 3, "no model 'nope'"),
     ],
 )
@@ -169,7 +170,8 @@ def test_every_error_has_an_exit_code() -> None:
 
 
 def test_text_off_a_picture_cannot_steer_a_terminal() -> None:
-    assert printable("a\x1b[31mb\x07\x9b\n\tc\u202e") == "a[31mb\n\tc\u202e"
+    assert printable("a\x1b[31mb\x07\x9b\n\tc\u202ed\u2066") == "a[31mb\n\tcd"
+    assert one_line("a.png:\nTotal: 0\x1b") == "a.png:\\nTotal: 0"
 
 
 def test_help_and_version_import_nothing_heavy() -> None:
@@ -263,6 +265,15 @@ def test_a_markdown_table_is_read(text: str, rows: list[list[str]]) -> None:
 
 def test_csv_quotes_what_needs_it() -> None:
     assert table_csv('a, b | "c"') == '"a, b","""c"""\n'
+
+
+def test_csv_holds_no_formula_off_a_picture() -> None:
+    text = "=HYPERLINK(A1) | @SUM(1) | +cmd | -5% | -2.50 | + 1,000 | -x | a=b"
+    assert table_csv(text) == "'=HYPERLINK(A1),'@SUM(1),'+cmd,-5%,-2.50,\"+ 1,000\",'-x,a=b\n"
+
+
+def test_a_line_of_dashes_costs_no_time() -> None:
+    assert table_rows("-" * 10**6 + "x|") == [["-" * 10**6 + "x"]]
 
 
 def test_chat_takes_pictures_on_the_way_and_goes_on_after_a_mistake() -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import micro
@@ -6,6 +7,7 @@ import pytest
 
 from phisight.config import model_config, read_model_config, read_processor_config
 from phisight.errors import ConfigError
+from phisight.jsonfile import read_json
 
 
 def test_the_official_model(official: Path) -> None:
@@ -100,10 +102,24 @@ def test_values_that_are_not_implemented_are_named(
         model_config(micro.config_json(**changes))
 
 
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(ConfigError, match="config.json: not a regular file"):
+        read_json(tmp_path / "config.json")
+    (tmp_path / "zero.json").symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match="zero.json: not a regular file"):
+        read_json(tmp_path / "zero.json")
+    (tmp_path / "long.json").write_bytes(b" " * (64 * 2**20 + 1))
+    with pytest.raises(ConfigError, match="long.json: larger than the limit of 67,108,864 bytes"):
+        read_json(tmp_path / "long.json")
+
+
 @pytest.mark.parametrize("text", ["[1]", "{", "\xff", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
 def test_unreadable_json_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ConfigError, match=r"config\.json: (not readable as JSON|expected a JSON)"):
+    with pytest.raises(
+        ConfigError, match=r"config\.json: (not readable as JSON|cannot be read|expected a JSON)"
+    ):
         read_model_config(tmp_path)
 
 

@@ -327,6 +327,19 @@ def test_data_urls_that_are_refused(url: str, message: str) -> None:
     assert refusal(url, PUBLIC_URLS) == message
 
 
+def test_percent_encoding_has_a_smaller_limit_since_it_takes_more_memory() -> None:
+    url = "data:image/png," + "%41" * 400_000
+    tracemalloc.start()
+    try:
+        assert refusal(url, NO_URLS) == (
+            "the data URL has 1,200,000 characters; without base64 the limit is 1,048,576. "
+            "Give a path, or encode it as base64"
+        )
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_huge_data_url_is_refused_before_it_is_decoded() -> None:
     url = "data:image/png;base64,".ljust(22 + 300_000_000, "A")
     tracemalloc.start()

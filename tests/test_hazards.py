@@ -65,8 +65,8 @@ def png_of(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (saved(Image.new("RGB", (6000, 1)), "PNG"), THIN.format("6000x1")),
-        (saved(Image.new("RGB", (1, 6000)), "PNG"), THIN.format("1x6000")),
+        (saved(Image.new("RGB", (6000, 1)), "PNG"), "{}: " + THIN.format("6000x1")),
+        (saved(Image.new("RGB", (1, 6000)), "PNG"), "{}: " + THIN.format("1x6000")),
         (b"", f"{{}}: {NO_PICTURE}"),
         (saved(make_image(99, 80, 1), "JPEG")[:700], "{}: the picture is damaged or cut short"),
         (png_of(9_460, 9_460), f"{{}}: 9460x9460 pixels; {LIMIT}"),

@@ -151,7 +151,7 @@ def test_weights_that_are_no_numbers(micro_folder: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         load(micro_folder).ask("Hi", max_tokens=1)
     assert str(caught.value) == (
-        "the model computes NaN: its weights or numbers in its config.json are damaged"
+        "the model computes NaN or infinity: its weights or numbers in its config.json are damaged"
     )
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -85,6 +86,25 @@ def test_a_pil_image_that_cannot_be_read_or_cut_is_refused(config: ProcessorConf
         open_image(lazy)
     with pytest.raises(ImageError, match="0x5 pixels is empty"):
         cut_crops(open_image(Image.new("RGB", (0, 5))), config, 4)
+
+
+def test_premultiplied_grey_opens() -> None:
+    """A TIFF of mode La, which Pillow converts to LA only."""
+    buffer = io.BytesIO()
+    Image.new("LA", (3, 2), (80, 255)).save(buffer, "TIFF", tiffinfo={338: 2})
+    data = bytearray(buffer.getvalue())
+    at = data.index((338).to_bytes(2, "little") + (3).to_bytes(2, "little"))
+    data[at + 8] = 1  # ExtraSamples: associated alpha
+    with Image.open(io.BytesIO(bytes(data))) as plain:
+        assert plain.mode == "La"
+    assert open_image(bytes(data)).getpixel((0, 0)) == (80, 80, 80)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_a_pipe_without_a_writer_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ImageError, match="pipe: not a file; pipe the picture in and name it -"):
+        open_image(tmp_path / "pipe")
 
 
 def test_16_bit_grey_is_scaled_not_clipped() -> None:

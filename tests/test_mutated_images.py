@@ -42,8 +42,8 @@ SENTENCES = (
 )
 REFUSED = re.compile(
     rf"(\d+ bytes of data|\S*/mutated): ({'|'.join(SENTENCES)})"
-    r"|a picture of \d+x\d+ pixels is too long and thin: with num_crops=4 the longer side may be "
-    r"at most 1344 times the shorter one; crop the picture or raise num_crops"
+    r"|the PIL image: a picture of \d+x\d+ pixels is too long and thin: with num_crops=4 the "
+    r"longer side may be at most 1344 times the shorter one; crop the picture or raise num_crops"
 )
 # libtiff's own lines on stderr, which Pillow gives no way to silence.
 LIBTIFF = re.compile(r"[\w.]+: .+\.|More samples per pixel than can be decoded: \d+")

@@ -93,10 +93,19 @@ def test_a_seed_repeats_and_another_does_not() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_model_that_computes_nan_is_refused(temperature: float) -> None:
+@pytest.mark.parametrize("logits", [[1.0, math.nan], [1.0, math.inf], [-math.inf, -math.inf]])
+def test_a_model_that_computes_nan_or_infinity_is_refused(
+    temperature: float, logits: list[float]
+) -> None:
     sampler = Sampler(SamplingParams(temperature=temperature))
-    with pytest.raises(CheckpointError, match="the model computes NaN"):
-        sampler.pick(torch.tensor([1.0, float("nan")]))
+    with pytest.raises(CheckpointError, match="the model computes NaN or infinity: its weights"):
+        sampler.pick(torch.tensor(logits))
+
+
+def test_a_token_that_cannot_come_has_a_logprob_that_json_can_say() -> None:
+    logits = torch.tensor([0.0, -math.inf, 0.0])
+    assert Sampler(SamplingParams(temperature=1.0, seed=1)).pick(logits) in (0, 2)
+    assert logprobs(logits, 0, 3).top[2] == (1, -9999.0)
 
 
 def test_tiny_and_huge_temperatures_stay_finite() -> None:

@@ -13,18 +13,39 @@ from typing import Any
 
 from phisight.errors import ConfigError
 
+_MOST_BYTES = 64 * 2**20  # of a text file; the largest of Phi-3-V, tokenizer.json, has 1.9 MB
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises ConfigError if it is absent or not an object."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: not found; a Phi-3-V model folder needs {path.name}") from None
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: bad text, endless numbers
+        data = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:  # ValueError: bad JSON, endless numbers
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"{path}: not readable as JSON ({type(error).__name__})") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a JSON object, got {type(data).__name__}")
     return data
+
+
+def read_text(path: Path) -> str:
+    """A small text file of a model folder. Raises ConfigError.
+
+    A pipe or a device in its place would be waited for, or read, without end.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: not a regular file")
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise ConfigError(f"{path}: larger than the limit of {_MOST_BYTES:,} bytes")
+        return data.decode("utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: not found; a Phi-3-V model folder needs {path.name}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({type(error).__name__})") from None
 
 
 def check_fixed(data: Mapping[str, Any], fixed: dict[str, tuple[object, ...]], where: str) -> None:

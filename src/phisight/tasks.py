@@ -39,7 +39,9 @@ TASKS = (
     ),
 )
 
-_RULE = re.compile(r"[\s|:-]*-[\s|:-]*")  # the line under the heads of a Markdown table
+_RULE = re.compile(r"[\s|:-]+")  # the line under the heads of a Markdown table
+# What a spreadsheet would run: the text may come off a picture. A sign before a number is none.
+_FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d\s.,%€$£¥]*$)")
 
 
 def table_rows(text: str) -> list[list[str]]:
@@ -53,7 +55,7 @@ def table_rows(text: str) -> list[list[str]]:
             if rows:
                 break
             continue
-        if not _RULE.fullmatch(line):
+        if "-" not in line or not _RULE.fullmatch(line):
             cells = re.split(r"(?<!\\)\|", line.strip().removeprefix("|").removesuffix("|"))
             rows.append([cell.strip().replace("\\|", "|") for cell in cells])
     if not rows:
@@ -62,7 +64,11 @@ def table_rows(text: str) -> list[list[str]]:
 
 
 def table_csv(text: str) -> str:
-    """The first Markdown table in an answer as comma-separated values. Raises AnswerError."""
+    """The first Markdown table in an answer as comma-separated values. Raises AnswerError.
+
+    A cell that a spreadsheet would take for a formula gets an apostrophe before it.
+    """
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(table_rows(text))
+    rows = [[f"'{c}" if _FORMULA.match(c) else c for c in row] for row in table_rows(text)]
+    csv.writer(out, lineterminator="\n").writerows(rows)
     return out.getvalue()

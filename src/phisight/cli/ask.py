@@ -122,7 +122,7 @@ def _answer(
         try:
             with model.stream(question, sources, **dataclasses.asdict(params)) as stream:
                 if len(questions) > 1 and not as_json:
-                    typer.echo(output.printable(f"{names[0]}:"))
+                    typer.echo(output.one_line(f"{names[0]}:"))
                 if as_json:
                     output.show_json(model, question, names, stream.finish())
                 elif as_csv:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from phisight.cli import options
-from phisight.cli.pictures import find_pictures
+from phisight.cli.pictures import find_pictures, is_file
 from phisight.errors import ImageError
 from phisight.params import LoadOptions
 
@@ -29,11 +29,15 @@ def crops(
     No weights are loaded. With --output the crops are drawn, as large as the model sees them.
     """
     if output is not None and output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise typer.BadParameter(f"--output {output}: the name must end in .png, .jpg or .webp")
+        raise typer.BadParameter(
+            f"--output {str(output)!r}: the name must end in .png, .jpg or .webp"
+        )
     found = find_pictures([picture])
     if len(found) != 1:
-        raise typer.BadParameter(f"{picture} names {len(found)} pictures; crops takes one")
-    from phisight.cli.output import printable
+        raise typer.BadParameter(f"{picture!r} names {len(found)} pictures; crops takes one")
+    if output is not None and output.exists() and is_file(picture) and output.samefile(picture):
+        raise typer.BadParameter(f"--output {str(output)!r} is the picture itself: name another")
+    from phisight.cli.output import one_line
     from phisight.preview import preview_crops
 
     preview = preview_crops(found[0].source, model, num_crops=placed.num_crops)
@@ -42,9 +46,11 @@ def crops(
             preview.drawing.save(output)
         except OSError as error:
             raise ImageError(f"{output}: cannot be written ({error.strerror})") from None
-    typer.echo(printable(f"{found[0].name} for {preview.model.folder.name}: {preview}"))
+        except ValueError:  # a WebP has no side of more than 16,383 pixels
+            raise ImageError(f"{output}: too large a drawing for this format; use .png") from None
+    typer.echo(one_line(f"{found[0].name} for {preview.model.folder.name}: {preview}"))
     if output is not None:
-        typer.echo(printable(f"drawn in {output}"))
+        typer.echo(one_line(f"drawn in {output}"))
 
 
 def info(

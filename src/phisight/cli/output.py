@@ -24,6 +24,9 @@ EXIT_CODES: dict[type[PhisightError], int] = {
 }
 
 
+_TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
 def exit_code(error: PhisightError) -> int:
     return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
 
@@ -52,8 +55,18 @@ def note_costs(answer: Answer) -> None:
 
 
 def printable(text: str) -> str:
-    """Without control characters: text read off a picture must not steer a terminal."""
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+    """Without control characters: text read off a picture must not steer a terminal.
+
+    Nor may it turn the order of what is shown: the marks that do are left out.
+    """
+    return "".join(
+        c for c in text if c in "\n\t" or (unicodedata.category(c) != "Cc" and c not in _TURNS)
+    )
+
+
+def one_line(text: str) -> str:
+    """A name or a message, which a line feed in it must not make two of."""
+    return printable(text.replace("\n", "\\n"))
 
 
 def show_stream(stream: Stream) -> Answer:
@@ -82,7 +95,7 @@ def show_json(model: Model, question: str, images: Sequence[str], answer: Answer
 
 def show_error(error: PhisightError, images: Sequence[str] = (), *, as_json: bool = False) -> None:
     """One sentence on stderr; for programs also a JSON line in the answer's place."""
-    sys.stderr.write(f"phisight: {printable(str(error))}\n")
+    sys.stderr.write(f"phisight: {one_line(str(error))}\n")
     if as_json:
         write_json_line({"images": list(images), "error": str(error)})
 

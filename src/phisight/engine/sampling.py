@@ -41,11 +41,12 @@ class Sampler:
     def pick(self, logits: Tensor) -> int:
         """The next id from (V,) logits: the likeliest at temperature 0, otherwise drawn.
 
-        Raises CheckpointError for NaN.
+        Raises CheckpointError for NaN and infinity; -inf is a token that never comes.
         """
-        if bool(logits.isnan().any()):
+        if not bool(logits.max().isfinite()):  # NaN is its own maximum
             raise CheckpointError(
-                "the model computes NaN: its weights or numbers in its config.json are damaged"
+                "the model computes NaN or infinity: its weights or numbers in its config.json are "
+                "damaged"
             )
         if self._params.repetition_penalty != 1.0:
             logits = penalized(logits, self._seen, self._params.repetition_penalty)
@@ -89,8 +90,11 @@ def nucleus(probabilities: Tensor, top_p: float) -> int:
 
 
 def logprobs(logits: Tensor, token_id: int, num_top: int) -> Logprobs:
-    """How likely an id was among (V,) logits, and the likeliest ids."""
-    values = logits.double().log_softmax(-1)
+    """How likely an id was among (V,) logits, and the likeliest ids.
+
+    -9999 stands for what cannot come, as in OpenAI's API: JSON has no infinity.
+    """
+    values = logits.double().log_softmax(-1).clamp(min=-9999.0)
     top = values.topk(min(num_top, len(values)))
     pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
     return Logprobs(float(values[token_id]), tuple(pairs))

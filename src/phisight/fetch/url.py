@@ -19,6 +19,8 @@ BY_HAND = "download the picture and give its path"
 IN_BROWSER = "open it in a browser and copy the picture's own address"
 MAX_URL = 2_000  # characters, data: URLs aside; what browsers and servers agree on
 _MAX_SHOWN = 100
+_MOST_PERCENT = 2**20  # characters of percent-encoded data: undoing it takes 80 times the memory
+_BASE64_ESCAPES = ((b"%2B", b"+"), (b"%2b", b"+"), (b"%2F", b"/"), (b"%2f", b"/"), (b"%3D", b"="))
 _MAX_DATA_HEAD = 200  # characters up to the comma of a data: URL
 
 # A scheme has two letters or more, since C:/x is a path. The known ones need no //, so that a
@@ -124,13 +126,22 @@ def data_bytes(text: str, limit: int) -> bytes:
             f"the data URL has {length:,} characters; the limit is {limit:,}. Give a path"
         )
     mime, *options = text[5:comma].lower().split(";")
+    if "base64" not in options and length > _MOST_PERCENT:
+        raise UrlError(
+            f"the data URL has {length:,} characters; without base64 the limit is "
+            f"{_MOST_PERCENT:,}. Give a path, or encode it as base64"
+        )
     if mime and not mime.startswith("image/") and mime != "application/octet-stream":
         raise UrlError(f"the data URL is of type {shorten(mime)!r}; expected an image/ type")
     try:
-        raw = unquote_to_bytes(text[comma + 1 :].encode("ascii"))
+        raw = text[comma + 1 :].encode("ascii")
         if "base64" in options:
+            for escape, sign in _BASE64_ESCAPES:
+                raw = raw.replace(escape, sign)
             raw = raw.translate(None, b" \t\r\n\f")  # wrapped lines, as `base64` writes them
             raw = base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
+        else:
+            raw = unquote_to_bytes(raw)
     except (binascii.Error, UnicodeEncodeError):
         raise UrlError("the data URL is damaged after its comma; encode the picture anew") from None
     if not raw:

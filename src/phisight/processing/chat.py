@@ -18,7 +18,7 @@ import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from phisight.errors import ConfigError, PromptError
-from phisight.jsonfile import brief, read_json
+from phisight.jsonfile import brief, read_json, read_text
 from phisight.processing.tokenizer import Tokenizer
 
 ROLES = ("system", "user", "assistant")
@@ -166,10 +166,7 @@ def _template_source(folder: Path) -> tuple[str, dict[str, str]]:
     tokens = {key: value for key, value in contents.items() if isinstance(value, str)}
     separate = folder / "chat_template.jinja"
     if separate.exists():
-        try:
-            return separate.read_text(encoding="utf-8"), tokens
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{separate}: cannot be read ({type(error).__name__})") from None
+        return read_text(separate), tokens
     source = config.get("chat_template")
     if not isinstance(source, str):
         raise ConfigError(

@@ -76,22 +76,26 @@ def open_image(source: ImageSource, *, urls: UrlPolicy = PUBLIC_URLS) -> Image.I
         try:
             return source.convert("RGB")
         except Exception as error:  # opened but not yet read, and its file is damaged or gone
-            raise ImageError(f"the PIL image cannot be read ({type(error).__name__})") from None
+            raise ImageError(
+                f"{picture_name(source)} cannot be read ({type(error).__name__})"
+            ) from None
     if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), f"{len(source)} bytes of data")
+        return _decode(io.BytesIO(source), picture_name(source))
     if not isinstance(source, (str, os.PathLike)):
         raise ImageError(
             f"a picture must be a path, bytes or a PIL image, got {type(source).__name__}; "
             "for an array use PIL.Image.fromarray"
         )
     if isinstance(source, str) and is_url(source):
-        return _decode(io.BytesIO(fetch(source, urls)), shorten(source))
-    path = Path(source)
+        return _decode(io.BytesIO(fetch(source, urls)), picture_name(source))
+    path = Path(os.fsdecode(source))
     try:
         # A pipe that nobody writes to would be waited for without end.
         if path.exists() and not path.is_file() and not path.is_dir():
             raise ImageError(f"{path}: not a file; pipe the picture in and name it -")
         file = path.open("rb", buffering=0)
+    except ImageError:  # it is a ValueError too
+        raise
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
@@ -99,6 +103,15 @@ def open_image(source: ImageSource, *, urls: UrlPolicy = PUBLIC_URLS) -> Image.I
         raise ImageError(f"{path}: cannot be read ({reason})") from None
     with file:
         return _decode(file, str(path))
+
+
+def picture_name(source: ImageSource) -> str:
+    """What a message calls a picture."""
+    if isinstance(source, Image.Image):
+        return "the PIL image"
+    if isinstance(source, bytes):
+        return f"{len(source)} bytes of data"
+    return shorten(source) if isinstance(source, str) and is_url(source) else os.fsdecode(source)
 
 
 def cut_crops(image: Image.Image, config: ProcessorConfig, num_crops: int) -> ImageCrops:
@@ -200,6 +213,8 @@ def _in_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image])
 
 
 def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode == "La":  # premultiplied grey, which converts to nothing else
+        image = image.convert("LA")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image.convert("RGBA"))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from phisight.config import read_processor_config
-from phisight.errors import PromptError
+from phisight.errors import ImageError, PromptError
 from phisight.jsonfile import brief
 from phisight.processing.chat import (
     ChatTemplate,
@@ -22,7 +22,7 @@ from phisight.processing.chat import (
     encode_messages,
     message_images,
 )
-from phisight.processing.image import ImageSource, cut_crops, open_image
+from phisight.processing.image import ImageSource, cut_crops, open_image, picture_name
 from phisight.processing.tokenizer import Tokenizer
 
 RAW_STARTS = ("<|user|>", "<|system|>")
@@ -65,7 +65,11 @@ class Processor:
         """A picture opened and cut; one that is ready already stays as it is."""
         if isinstance(source, ReadyImage):
             return source
-        return cut_crops(open_image(source), self.config, self.num_crops)
+        opened = open_image(source)
+        try:
+            return cut_crops(opened, self.config, self.num_crops)
+        except ImageError as error:
+            raise ImageError(f"{picture_name(source)}: {error}") from None
 
     def prompt(
         self,
