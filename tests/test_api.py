@@ -154,6 +154,17 @@ def test_a_picture_encoded_by_another_model_is_refused(nano: Model) -> None:
         nano.ask("What?", [other])
 
 
+def test_a_prompt_made_by_hand_is_checked(nano: Model) -> None:
+    picture = nano.encode_image(EXAMPLES / "sign.png")
+    whole = phisight.Prompt((256, *[-1] * picture.num_tokens, 256), (picture,))
+    assert nano.ask(whole, max_tokens=1).usage.image_tokens == 757
+    for ids, images in (((256, -1), ()), ((256, -1), (picture,)), ((-2,) * 757, (picture,))):
+        with pytest.raises(errors.PromptError, match="places for pictures, which are not the"):
+            phisight.Prompt(ids, images)
+    with pytest.raises(errors.PromptError, match="id 264 is outside the vocabulary of 264"):
+        nano.ask(phisight.Prompt((256, 264), ()))
+
+
 def test_the_cost_is_known_before_anything_runs(
     nano: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

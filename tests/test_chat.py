@@ -54,6 +54,26 @@ def test_a_chat_encodes_each_picture_once(nano: Model, monkeypatch: pytest.Monke
     assert len(calls) == 2
 
 
+def test_a_chats_pictures_are_timed_and_checked_as_any(
+    nano: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = nano.chat()
+    assert chat.ask("OCR", [SIGN], max_tokens=1).timings.vision > 0.005
+    monkeypatch.setattr(nano.network, "encode_image", None)
+    with pytest.raises(BudgetError, match="the model's context is 4096"):
+        chat.ask("What?", [SIGN] * 6)
+    assert chat.ask("And?", max_tokens=1).timings.vision < 0.005, "encoded in the first turn"
+
+
+def test_two_turns_at_once_both_join(nano: Model) -> None:
+    chat = nano.chat()
+    streams = [chat.stream(question, [SIGN], max_tokens=2) for question in ("OCR", "Read")]
+    for stream in streams:
+        stream.finish()
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 2
+    assert chat.ask("So?", max_tokens=1).usage.image_tokens == 2 * 757
+
+
 def test_a_chat_may_begin_with_messages(nano: Model) -> None:
     chat = nano.chat([{"role": "system", "content": "Be brief."}])
     chat.ask("Hi", max_tokens=1)

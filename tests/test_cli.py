@@ -257,6 +257,7 @@ def test_a_table_is_written_as_comma_separated_values() -> None:
         ("a | b\n1 | 2", [["a", "b"], ["1", "2"]]),
         ("Here:\n| a | b |\n|---|:-:|\n| 1 |  |\n\nDone | so", [["a", "b"], ["1", ""]]),
         ("| x \\| y | z |", [["x | y", "z"]]),
+        ("a | b\n--|--\n- | -\n-- | 3", [["a", "b"], ["-", "-"], ["--", "3"]]),
     ],
 )
 def test_a_markdown_table_is_read(text: str, rows: list[list[str]]) -> None:
@@ -292,6 +293,9 @@ def test_chat_takes_pictures_on_the_way_and_goes_on_after_a_mistake() -> None:
     ):
         assert line in done.stderr
     assert done.stderr.count("reading") == 2
+    jam = phi("chat", "--max-tokens", "5", typed=f"/add {__file__}\nWhat?\n/add {SIGN}\nOCR\n")
+    assert (jam.returncode, jam.stdout) == (2, "MAPLE\n")
+    assert "the pictures of this question are put aside; /add them again" in jam.stderr
     fine = phi("chat", SIGN, "--max-tokens", "2", typed="OCR\n/quit\nnot asked")
     assert (fine.returncode, fine.stdout) == (0, "MA\n")
 

@@ -25,6 +25,7 @@ def run(stops: list[str], pieces: list[str]) -> tuple[list[str], str | None]:
         (["END"], "EENDx", "E", "END"),
         (["aab"], "aaab", "a", "aab"),
         (["abc", "bc"], "xabcd", "x", "abc"),
+        (["bc", "abcd"], "xabcd", "xa", "bc"),
         (["\n\n", "stop"], "one\ntwo\n\nthree", "one\ntwo", "\n\n"),
         (["語"], "日本語", "日本", "語"),
         ([], "anything", "anything", None),

@@ -13,11 +13,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from phisight.answer import Answer, Stream, Timings, Usage
+    from phisight.answer import Answer, Stream, Timings, TokenLogprob, Usage
     from phisight.api import Model, load
     from phisight.chat import Chat
     from phisight.cost import Cost
-    from phisight.errors import PhisightError
+    from phisight.errors import InputError, PhisightError
     from phisight.fetch import NO_URLS, PUBLIC_URLS, UrlPolicy
     from phisight.model.phi3v import EncodedImage
     from phisight.params import SamplingParams
@@ -33,6 +33,7 @@ _OWNERS = {
     "Chat": "chat",
     "Cost": "cost",
     "EncodedImage": "model.phi3v",
+    "InputError": "errors",
     "Model": "api",
     "NO_URLS": "fetch",
     "PUBLIC_URLS": "fetch",
@@ -41,6 +42,7 @@ _OWNERS = {
     "SamplingParams": "params",
     "Stream": "answer",
     "Timings": "answer",
+    "TokenLogprob": "answer",
     "UrlPolicy": "fetch",
     "Usage": "answer",
     "load": "api",
@@ -56,12 +58,14 @@ __all__ = [
     "Chat",
     "Cost",
     "EncodedImage",
+    "InputError",
     "Model",
     "PhisightError",
     "Prompt",
     "SamplingParams",
     "Stream",
     "Timings",
+    "TokenLogprob",
     "UrlPolicy",
     "Usage",
     "load",

@@ -109,6 +109,7 @@ class Stream(Iterator[str]):
         timings: Timings,
     ) -> None:
         self.answer: Answer | None = None
+        self.images = tuple(request.images)  # encoded, in the prompt's order, to be used again
         self._loop, self._stop_ids, self._tokenizer = loop, request.stop_ids, tokenizer
         self._usage, self._timings = usage, timings
         self._text = tokenizer.text_stream()

@@ -215,6 +215,10 @@ class Model:
             prompt = self.processor.prompt(prompt, images)
         elif images:
             raise PromptError("a Prompt already holds its pictures: leave `images` out")
+        if max(prompt.ids, default=0) >= self.config.vocab_size:
+            raise PromptError(
+                f"id {max(prompt.ids)} is outside the vocabulary of {self.config.vocab_size}"
+            )
         for image in prompt.images:
             if isinstance(image, EncodedImage) and image.encoder is not self.network.mark:
                 raise ImageError(

@@ -5,7 +5,7 @@ Owns the history. Knows nothing of how a model answers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, Unpack
 
 from phisight.answer import Answer, Stream
@@ -19,22 +19,20 @@ from phisight.processing.processor import ReadyImage
 class Answerer(Protocol):
     """What a conversation needs of a model."""
 
-    def encode_image(self, source: ImageSource | ReadyImage) -> ReadyImage: ...
-
     def stream(self, prompt: Sequence[Message], **options: Unpack[SamplingOptions]) -> Stream: ...
 
 
 class Chat:
     """A conversation with a model, begun by `Model.chat`.
 
-    `messages` is the history, in the form that `Model.ask` takes. Its pictures are encoded, each
-    once, however many turns follow. A question whose answer failed, or was left before its end, is
-    not in it.
+    `messages` is the history, in the form that `Model.ask` takes. Its pictures are encoded once
+    they have been answered about, each once, however many turns follow. A question whose answer
+    failed, or was left before its end, is not in it.
     """
 
     def __init__(self, model: Answerer, messages: Sequence[Message] = ()) -> None:
         self._model = model
-        self.messages: list[Message] = [self._with_encoded_images(turn) for turn in messages]
+        self.messages: list[Message] = list(messages)
 
     def __repr__(self) -> str:
         return f"<phisight.Chat of {len(self.messages)} messages>"
@@ -63,22 +61,24 @@ class Chat:
             )
         parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
         parts.append({"type": "text", "text": question})
-        turn = self._with_encoded_images({"role": "user", "content": parts})
-        stream = self._model.stream([*self.messages, turn], **options)
-        stream.when_complete(lambda answer: self._remember(turn, answer))
+        asked: list[Message] = [*self.messages, {"role": "user", "content": parts}]
+        stream = self._model.stream(asked, **options)
+        encoded = iter(stream.images)
+        turns = [_with_images(message, encoded) for message in asked]
+        stream.when_complete(lambda answer: self._remember(turns, answer))
         return stream
 
-    def _remember(self, turn: Message, answer: Answer) -> None:
-        self.messages += [turn, {"role": "assistant", "content": answer.text}]
+    def _remember(self, turns: list[Message], answer: Answer) -> None:
+        self.messages[: len(turns) - 1] = turns[:-1]
+        self.messages += [turns[-1], {"role": "assistant", "content": answer.text}]
 
-    def _with_encoded_images(self, message: Message) -> Message:
-        """The message with each picture encoded; what is no message is refused when it is asked."""
-        content = message.get("content") if isinstance(message, Mapping) else None
-        if not isinstance(content, (list, tuple)):
-            return message
-        return {**message, "content": [self._encoded(part) for part in content]}
 
-    def _encoded(self, part: Any) -> Any:
-        if not isinstance(part, Mapping) or part.get("image") is None:
-            return part
-        return {**part, "image": self._model.encode_image(part["image"])}
+def _with_images(message: Message, encoded: Iterator[ReadyImage]) -> Message:
+    """The message with the next encoded pictures in its image parts."""
+    if isinstance(message["content"], str):
+        return message
+    content = [
+        {**part, "image": next(encoded)} if part["type"] == "image" else part
+        for part in message["content"]
+    ]
+    return {**message, "content": content}

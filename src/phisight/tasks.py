@@ -39,7 +39,7 @@ TASKS = (
     ),
 )
 
-_RULE = re.compile(r"[\s|:-]+")  # the line under the heads of a Markdown table
+_RULE = re.compile(r"[\s|:-]+")  # the line under the heads of a Markdown table, once it has --
 # What a spreadsheet would run: the text may come off a picture. A sign before a number is none.
 _FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d\s.,%€$£¥]*$)")
 
@@ -55,7 +55,8 @@ def table_rows(text: str) -> list[list[str]]:
             if rows:
                 break
             continue
-        if "-" not in line or not _RULE.fullmatch(line):
+        is_rule = len(rows) == 1 and "--" in line and _RULE.fullmatch(line)
+        if not is_rule:
             cells = re.split(r"(?<!\\)\|", line.strip().removeprefix("|").removesuffix("|"))
             rows.append([cell.strip().replace("\\|", "|") for cell in cells])
     if not rows:

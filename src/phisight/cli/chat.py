@@ -13,7 +13,7 @@ import typer
 from phisight.cli import options
 from phisight.cli.ask import PICTURES_HELP
 from phisight.cli.pictures import STDIN, Picture, find_pictures
-from phisight.errors import ImageError, InputError
+from phisight.errors import BudgetError, ImageError, InputError
 from phisight.params import LoadOptions, SamplingParams
 
 if TYPE_CHECKING:
@@ -101,9 +101,15 @@ class _Session:
         from phisight.cli import output
 
         sources = [picture.source for picture in self._waiting]
-        with self._talk.stream(question, sources, **self._options) as stream:
-            output.show_stream(stream)
-        self._waiting.clear()
+        try:
+            with self._talk.stream(question, sources, **self._options) as stream:
+                output.show_stream(stream)
+        except (ImageError, BudgetError):
+            if self._waiting:
+                output.note("the pictures of this question are put aside; /add them again")
+            raise
+        finally:
+            self._waiting.clear()
 
 
 def _is_interactive() -> bool:

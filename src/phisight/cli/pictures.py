@@ -75,7 +75,10 @@ def _exists(word: str) -> bool:
 
 
 def _in_folder(word: str) -> list[Picture]:
-    files = sorted(path for path in Path(word).iterdir() if path.suffix.lower() in _SUFFIXES)
+    try:
+        files = sorted(path for path in Path(word).iterdir() if path.suffix.lower() in _SUFFIXES)
+    except OSError as error:
+        raise ImageError(f"{word}: the folder cannot be read ({error.strerror})") from None
     if not files:
         raise ImageError(f"{word}: no picture in this folder ({', '.join(_SUFFIXES)})")
     return [Picture(str(path), str(path)) for path in files]

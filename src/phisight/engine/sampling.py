@@ -94,7 +94,7 @@ def logprobs(logits: Tensor, token_id: int, num_top: int) -> Logprobs:
 
     -9999 stands for what cannot come, as in OpenAI's API: JSON has no infinity.
     """
-    values = logits.double().log_softmax(-1).clamp(min=-9999.0)
+    values = logits.cpu().double().log_softmax(-1).clamp(min=-9999.0)  # MPS has no float64
     top = values.topk(min(num_top, len(values)))
     pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
     return Logprobs(float(values[token_id]), tuple(pairs))

@@ -7,6 +7,7 @@ Owns how text and pictures are joined: tags, order, counts. The id layout is the
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +45,18 @@ class Prompt:
     ids: tuple[int, ...]
     images: tuple[ReadyImage, ...]
 
+    def __post_init__(self) -> None:
+        slots = Counter(token for token in self.ids if token < 0)
+        needed = {-n: image.num_tokens for n, image in enumerate(self.images, start=1)}
+        if slots != needed:
+            raise PromptError(
+                f"a Prompt's ids have {slots.total()} places for pictures, which are not the "
+                f"{sum(needed.values())} of its {len(self.images)} pictures in order"
+            )
+
     @property
     def num_image_tokens(self) -> int:
-        return sum(1 for token in self.ids if token < 0)
+        return sum(image.num_tokens for image in self.images)
 
 
 class Processor:

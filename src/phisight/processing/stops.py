@@ -18,7 +18,8 @@ class StopStrings:
         self._held += text
         places = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if places:
-            at, self.found = min(places, key=lambda place: place[0])
+            # The one that ends first, as if the text had come letter by letter.
+            at, self.found = min(places, key=lambda place: (place[0] + len(place[1]), place[0]))
             self._held = self._held[:at]
             return self.finish()
         return self._release(len(self._held) - self._longest_beginning())
