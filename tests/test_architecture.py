@@ -3,6 +3,7 @@
 import ast
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,13 @@ def test_imports_keep_to_the_table(path: Path) -> None:
             assert here in LIBRARIES[top], f"{here} imports {name}"
         else:
             assert top in sys.stdlib_module_names | {"phisight"}, f"{name} is no dependency of ours"
+
+
+def test_every_test_named_in_the_document_exists() -> None:
+    text = Path(__file__).parents[1].joinpath("docs/architecture.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert len(named) > 10
+    assert named <= {path.stem for path in Path(__file__).parent.glob("test_*.py")}
 
 
 def test_rooms_for_everyone_import_only_each_other() -> None:

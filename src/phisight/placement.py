@@ -1,6 +1,6 @@
 """Which device and number format a model runs in, and why.
 
-The only place that looks at the machine; the reason is always given, so that no choice is silent.
+The only place that looks for devices; the reason is always given, so that no choice is silent.
 """
 
 from __future__ import annotations
