@@ -64,12 +64,13 @@ def info(
     from phisight.placement import choose_placement
     from phisight.preview import preview_model
     from phisight.verify.environment import describe_machine
+    from phisight.verify.files import shared_name
 
     sizes = preview_model(model)
     gib = 2**30
     rows = {
         **describe_machine(choose_placement(None, None)),
-        "model": f"{sizes.folder.name} ({sizes.folder.chosen_by})",
+        "model": f"{shared_name(sizes.folder)} ({sizes.folder.chosen_by})",
         "parameters": f"{sizes.num_parameters:,}",
         "weights": f"{sizes.weight_bytes('bfloat16') / gib:.2f} GiB in bfloat16, "
         f"{sizes.weight_bytes('float32') / gib:.2f} in float32",

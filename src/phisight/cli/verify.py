@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,7 +43,7 @@ def verify(
     stem = f"verify-{file_safe(report.model)}"
     for suffix, text in ((".md", to_markdown(report)), (".json", report.to_json())):
         path = output / f"{stem}{suffix}"
-        path.write_text(text, encoding="utf-8", newline="\n")
+        _replace(path, text)
         sys.stdout.write(f"written: {printable(str(path))}\n")
     if report.faults:
         raise typer.Exit(_FAULT)
@@ -54,6 +55,17 @@ def _check_output(output: Path) -> None:
         raise OptionError(f"--output {output}: no such folder; create it or name another")
     if not os.access(output, os.W_OK):
         raise OptionError(f"--output {output}: cannot be written to; name another folder")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write beside the file and put it in its place: what lies there may be a link to elsewhere."""
+    beside = path.parent / f".verify-{secrets.token_hex(8)}"
+    try:
+        with beside.open("x", encoding="utf-8", newline="\n", errors="backslashreplace") as file:
+            file.write(text)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _show(report: Report) -> None:

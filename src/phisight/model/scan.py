@@ -7,13 +7,14 @@ Owns the facts read off shapes and the search for NaN and infinity. Reads a piec
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from phisight.config import ModelConfig
+from phisight.errors import CheckpointError
 from phisight.model.weights import open_tensors
 
 _PIECE = 32 * 2**20  # bytes looked at together
@@ -25,6 +26,7 @@ _WITNESSES = (
     ("vocab_size", "lm_head.weight", 0),
 )
 Shape = tuple[int, ...]
+Piece = tuple[str, int, int]  # a tensor's name, its first row and the one after the last
 
 
 @dataclass(frozen=True)
@@ -51,36 +53,46 @@ def another_models_config(shapes: Mapping[str, Shape], config: ModelConfig) -> s
 
 def scan_file(path: Path) -> list[StoredTensor]:
     """Every tensor of a safetensors file, looked through. Raises CheckpointError."""
+    if path.exists() and not path.is_file():  # a pipe or a device, which may never end
+        raise CheckpointError(f"{path}: not a regular file")
     with open_tensors(path) as tensors:
         slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
         headers = {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
+    num_bad = dict.fromkeys(headers, 0)
+    floats = {name: shape for name, (shape, dtype) in headers.items() if dtype in _FLOATS}
+    for batch in _batches(floats):
+        with open_tensors(path) as tensors:
+            for name, start, stop in batch:
+                whole = not floats[name]  # a scalar, which has no slices
+                stored = tensors.get_tensor(name) if whole else tensors.get_slice(name)[start:stop]
+                num_bad[name] += _count(stored)
     return [
-        StoredTensor(
-            name,
-            dtype,
-            math.prod(shape),
-            _num_bad(path, name, shape) if dtype in _FLOATS else 0,
-        )
+        StoredTensor(name, dtype, math.prod(shape), num_bad[name])
         for name, (shape, dtype) in headers.items()
     ]
 
 
-def _num_bad(path: Path, name: str, shape: Shape) -> int:
-    """NaN and infinite values, the file opened anew for every piece.
+def _batches(shapes: Mapping[str, Shape]) -> Iterator[list[Piece]]:
+    """All rows of all tensors, about _PIECE bytes together.
 
-    Pages of a mapping stay in memory until it is closed.
+    A file is opened anew for every batch, as pages of a mapping stay in memory until it is closed;
+    not for every tensor, as each opening reads the names of all.
     """
-    if not shape:
-        with open_tensors(path) as tensors:
-            return _count(tensors.get_tensor(name))
-    if not math.prod(shape):
-        return 0
-    rows = max(1, _PIECE * shape[0] // (8 * math.prod(shape)))
-    bad = 0
-    for start in range(0, shape[0], rows):
-        with open_tensors(path) as tensors:
-            bad += _count(tensors.get_slice(name)[start : start + rows])
-    return bad
+    batch: list[Piece] = []
+    size = 0
+    for name, shape in shapes.items():
+        num_rows, row = (shape[0] if shape else 1), 8 * math.prod(shape[1:])  # bytes, of F64
+        start = 0
+        while start < num_rows and row:
+            stop = min(num_rows, start + max(1, (_PIECE - size) // row))
+            batch.append((name, start, stop))
+            size += (stop - start) * row
+            start = stop
+            if size >= _PIECE:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _count(piece: torch.Tensor) -> int:

@@ -6,6 +6,7 @@ CPU. Knows nothing of files.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from phisight.api import Model
 from phisight.model.decoder import causal_attend
 from phisight.verify.answers import Transcript
-from phisight.verify.report import Agreement, Finding, worst
+from phisight.verify.report import Agreement, Finding, Status, worst
 
 DTYPES = ("float32", "bfloat16")
 _MOST_TOKENS = 64  # of each answer
@@ -43,12 +44,18 @@ def compare(
     by_dtype: Mapping[str, Logits], spoken: str, transcripts: Sequence[Transcript]
 ) -> tuple[Finding, list[Agreement]]:
     """Both dtypes' logits, picture by picture; `spoken` is the dtype that wrote the answers."""
-    rows = []
+    rows, broken = [], []
     for script in transcripts:
         wide, narrow = (by_dtype[dtype][script.picture] for dtype in DTYPES)
         written = torch.tensor(script.token_ids[:_MOST_TOKENS])
         rewritten = int((by_dtype[spoken][script.picture].argmax(-1) == written).sum())
         rows.append(_agreement(script.picture, wide, narrow, rewritten))
+        for dtype, logits in zip(DTYPES, (wide, narrow), strict=True):
+            if not bool(logits.isfinite().all()):
+                broken.append(f"{script.picture} in {dtype}")
+    if broken:
+        fault = f"logits are NaN or infinite ({', '.join(broken)}): the weights are damaged"
+        return Finding("dtypes", Status.FAULT, fault), rows
     return _judged(rows), rows
 
 
@@ -59,23 +66,28 @@ def _agreement(picture: str, wide: Tensor, narrow: Tensor, rewritten: int) -> Ag
     margin = None
     if first is not None:
         best, second = wide[first].topk(2).values.tolist()
-        margin = round(best - second, 5)
+        margin = _rounded(best - second, 5)
     return Agreement(
         picture=picture,
         num_tokens=len(wide),
         same_top1=round(float(same.float().mean()), 4),
-        largest_difference=round(float(difference.max()), 5),
-        mean_difference=round(float(difference.mean()), 6),
+        largest_difference=_rounded(float(difference.max()), 5),
+        mean_difference=_rounded(float(difference.mean()), 6),
         first_difference=first,
         margin=margin,
         rewritten=rewritten,
     )
 
 
+def _rounded(value: float, digits: int) -> float | None:
+    """None for NaN and infinity: JSON has neither."""
+    return round(value, digits) if math.isfinite(value) else None
+
+
 def _judged(rows: Sequence[Agreement]) -> Finding:
     total = sum(row.num_tokens for row in rows)
     same = sum(round(row.same_top1 * row.num_tokens) for row in rows)
-    largest = max(row.largest_difference for row in rows)
+    largest = max(row.largest_difference or 0.0 for row in rows)
     message = (
         f"float32 and bfloat16 pick the same token {same} of {total} times; "
         f"logits differ by at most {largest:.3g}"

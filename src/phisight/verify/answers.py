@@ -5,12 +5,12 @@ Owns the questions, their pictures and what an answer is recorded as. Knows noth
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from phisight.api import Model
-from phisight.processing.processor import Prompt
+from phisight.processing.processor import Processor, Prompt
 from phisight.verify.report import Asked, Finding, Status, worst
 
 PICTURES = Path(__file__).parents[1] / "assets" / "pictures"
@@ -43,8 +43,18 @@ class Transcript:
     token_ids: tuple[int, ...]
 
 
+def make_prompts(folder: Path) -> list[Prompt]:
+    """The questions as a folder's own processor puts them. Raises ConfigError and PromptError."""
+    processor = Processor(folder)
+    return [processor.prompt(q.text, [PICTURES / name for name in q.files]) for q in QUESTIONS]
+
+
 def ask_all(
-    model: Model, asked: list[Asked], usual: str, progress: Callable[[str], None]
+    model: Model,
+    prompts: Sequence[Prompt],
+    asked: list[Asked],
+    usual: str,
+    progress: Callable[[str], None],
 ) -> tuple[Finding, list[Transcript]]:
     """Ask greedily, and add to `asked`, so that it keeps what came before an error.
 
@@ -52,10 +62,8 @@ def ask_all(
     """
     transcripts = []
     dtype = str(model.placement.dtype).removeprefix("torch.")
-    for question in QUESTIONS:
+    for question, prompt in zip(QUESTIONS, prompts, strict=True):
         progress(f"asking about the {question.picture}")
-        images = [PICTURES / name for name in question.files]
-        prompt = model.processor.prompt(question.text, images)
         answer = model.ask(prompt, max_tokens=MAX_TOKENS)
         transcripts.append(Transcript(question.picture, prompt, answer.token_ids))
         usage, seconds = answer.usage, answer.timings

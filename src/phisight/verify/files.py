@@ -1,16 +1,21 @@
 """The files of a model folder: their sizes and hashes, and what the hub cache says they should be.
 
-Reads bytes, never their meaning, and no more than a piece of a file at a time.
+Reads bytes, never their meaning, and no more than a piece of a file at a time. Owns which files
+are never opened: those that may not end, and those outside the folder.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from phisight.verify.report import FileRecord, Finding, gigabytes, listed, worst
+from phisight.errors import ModelNotFoundError
+from phisight.hub import ModelFolder
+from phisight.verify.report import FileRecord, Finding, gigabytes, listed, printed, worst
 
 _REQUIRED = ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json")
 _READ = (
@@ -21,6 +26,7 @@ _READ = (
 )
 _NEVER_OPENED = (".py", ".bin", ".pt", ".pth", ".pkl", ".ckpt")  # code, or pickles, which are code
 _PIECE = 2**20
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _ETAG = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 
 
@@ -44,14 +50,58 @@ def hub_name(folder: Path) -> tuple[str, str] | None:
     place = folder.parent.parent.name
     if folder.parent.name != "snapshots" or not place.startswith("models--"):
         return None
+    if not _COMMIT.fullmatch(folder.name):
+        return None
     return place.removeprefix("models--").replace("--", "/", 1), folder.name
 
 
-def check_files(folder: Path) -> tuple[Finding, list[Hashed]]:
-    """Hash everything that is read."""
+def is_folder(found: ModelFolder) -> bool:
+    """Whether a model was named by its place, and not by a name that phisight knows."""
+    return Path(found.name).expanduser() == found.path
+
+
+def shared_name(found: ModelFolder) -> str:
+    """What to call a model to others: of a folder its own name, not the place."""
+    return printed(found.path.resolve().name or "model" if is_folder(found) else found.name)
+
+
+def refused_files(folder: Path, *, anywhere: bool = False) -> dict[str, str]:
+    """The entries of a folder that must not be opened, and why.
+
+    A link may lead into the folder or into its hub cache's blobs; with `anywhere`, to any file.
+    Raises ModelNotFoundError for a folder that may not be listed.
+    """
+    folder = folder.resolve()
+    homes = [folder]
+    if folder.parent.name == "snapshots":
+        homes.append(folder.parent.parent / "blobs")  # as it is called: it may be a link itself
+    try:
+        paths = list(folder.iterdir())
+    except OSError as error:
+        raise ModelNotFoundError(f"{folder}: cannot be listed ({error.strerror})") from None
+    refused = {}
+    for path in paths:
+        try:
+            real = path.resolve()
+            if not anywhere and not any(real.is_relative_to(home) for home in homes):
+                refused[path.name] = "is a link to a file outside the folder; not read"
+            elif not stat.S_ISREG(path.stat().st_mode):
+                refused[path.name] = "is not a regular file; not read"
+        except (FileNotFoundError, PermissionError):
+            pass  # the check of files tells
+        except (OSError, RuntimeError):  # a link to itself
+            refused[path.name] = "is a link that leads nowhere; not read"
+    return refused
+
+
+def check_files(folder: Path, refused: Mapping[str, str]) -> tuple[Finding, list[Hashed]]:
+    """Hash everything that is read; the refused are faults."""
     faults = [f"{name} is missing" for name in _REQUIRED if not _is_there(folder / name)]
     hashed = []
     for path in readable_files(folder):
+        if path.name in refused:
+            faults.append(f"{path.name} {refused[path.name]}")
+            continue
         try:
             hashed.append(_hashed(path))
         except FileNotFoundError:
@@ -85,7 +135,7 @@ def check_cache(files: list[Hashed]) -> tuple[Finding, bool]:
 
 def check_unread(folder: Path) -> tuple[Finding, list[str]]:
     """Name the files that are code, or may run code when read, and so never are."""
-    names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in _NEVER_OPENED)
+    names = sorted(printed(p.name) for p in folder.iterdir() if p.suffix.lower() in _NEVER_OPENED)
     notes = [f"present, never opened: {listed(names, 12)}"] if names else []
     return worst("code", [], notes, "no code and no pickles in the folder"), names
 
@@ -103,7 +153,7 @@ def _hashed(path: Path) -> Hashed:
                 git.update(piece)
     digest = sha256.hexdigest()
     earned = digest if git is None else git.hexdigest()
-    return Hashed(FileRecord(path.name, size, digest), blob, earned)
+    return Hashed(FileRecord(printed(path.name), size, digest), blob, earned)
 
 
 def _blob_name(path: Path) -> str | None:

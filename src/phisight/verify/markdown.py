@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from phisight.verify.report import Agreement, Asked, Report
 
+_LINKED = re.compile(r"://|www\.|mailto:|xmpp:|@|#\d", re.IGNORECASE)
+_KEPT = "\n\t\u200c\u200d"
 _WIDTH = 100  # columns of an answer: a fenced block does not wrap by itself
 
 
@@ -78,16 +80,20 @@ def _agreement(rows: list[Agreement]) -> str:
             row.picture,
             str(row.num_tokens),
             f"{row.same_top1:.1%}",
-            f"{row.largest_difference:.4g}",
-            f"{row.mean_difference:.3g}",
+            _number(row.largest_difference, ".4g"),
+            _number(row.mean_difference, ".3g"),
             "none"
             if row.first_difference is None
-            else f"{row.first_difference} ({row.margin:.3g})",
+            else f"{row.first_difference} ({_number(row.margin, '.3g')})",
             f"{row.rewritten} of {row.num_tokens}",
         )
         for row in rows
     ]
     return f"## float32 against bfloat16\n\n{_table(columns, cells)}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "not finite" if value is None else format(value, form)
 
 
 def _files(report: Report) -> str:
@@ -115,22 +121,43 @@ def _table(
 
 
 def _text(text: str) -> str:
-    """Plain text as Markdown shows it: no tags, no table bars, no mentions, on one line."""
-    escaped = re.sub(r"([\\`*|\[\]~])", r"\\\1", " ".join(_visible(text).split()))
-    return escaped.replace("<", "&lt;").replace("@", "&#64;")
+    """Plain text as Markdown shows it, on one line: no tags, no table bars, no links.
+
+    Pages make links of bare addresses, @names and #numbers too: a word that holds one stands in a
+    code span.
+    """
+    return " ".join(
+        _code(word) if _LINKED.search(word) else _escaped(word) for word in _visible(text).split()
+    )
+
+
+def _escaped(word: str) -> str:
+    word = re.sub(r"([\\`*|\[\]~$]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", word.replace("&", "&amp;"))
+    return word.replace("<", "&lt;")
+
+
+def _code(word: str) -> str:
+    fence, space = "`" * (_longest_run(word) + 1), " " * ("`" in word)
+    word = word.replace("|", "\\|")  # a table is cut into cells before code is found
+    return f"{fence}{space}{word}{space}{fence}"
+
+
+def _longest_run(text: str) -> int:
+    return max((len(run) for run in re.findall("`+", text)), default=0)
 
 
 def _fenced(text: str) -> str:
     """An answer in a block of its own, folded to lines that fit a page (the JSON has it exact)."""
+    text = _visible(text)  # first: taking a character out may join two runs of backticks
     lines = [
         folded
-        for line in _visible(text).splitlines()
+        for line in text.splitlines()
         for folded in textwrap.wrap(line, _WIDTH, break_on_hyphens=False) or [""]
     ]
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
+    fence = "`" * max(3, _longest_run(text) + 1)
     return "\n".join([f"{fence}text", *lines, fence])
 
 
 def _visible(text: str) -> str:
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+    """Without control and format characters, save two joiners that scripts and emoji need."""
+    return "".join(c for c in text if c in _KEPT or unicodedata.category(c) not in ("Cc", "Cf"))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 SCHEMA = 1  # of the JSON form: raised when a key changes its meaning or goes away
 NOT_DONE = ("not run", "not measured")  # how the message of a check that was not made begins
+_LONGEST = 2000  # characters of a message: a file may hold names and texts of any length
 _ABSOLUTE = re.compile(
     r"(?<![\w.:/<|&~])/(?:[^\s/'\"<>|:;,]+/)+[^\s/'\"<>|:;,]*|\b[A-Za-z]:\\[^\s'\"]+"
 )
@@ -70,8 +71,8 @@ class Agreement:
     picture: str
     num_tokens: int
     same_top1: float  # share of tokens
-    largest_difference: float  # of logits
-    mean_difference: float
+    largest_difference: float | None  # of logits; None where it is no finite number
+    mean_difference: float | None
     first_difference: int | None  # index of the first token they disagree about
     margin: float | None  # there, float32's likeliest logit above its second likeliest
     rewritten: int  # tokens that recomputing everything picks as the engine had picked them
@@ -108,9 +109,9 @@ class Report:
         return f"{verdict}; not measured or not run: {', '.join(left_out)}" if left_out else verdict
 
     def to_json(self) -> str:
-        """Indented, ASCII; begins with the schema's number."""
+        """Indented, ASCII, no NaN; begins with the schema's number."""
         record = {"schema": SCHEMA, "verdict": self.verdict, **dataclasses.asdict(self)}
-        return json.dumps(record, indent=1) + "\n"
+        return json.dumps(record, indent=1, allow_nan=False) + "\n"
 
 
 def worst(check: str, faults: list[str], notes: list[str], fine: str) -> Finding:
@@ -128,10 +129,16 @@ def file_safe(name: str) -> str:
 
 
 def without_paths(text: str, folder: Path) -> str:
-    """A message on one line, without the folder's place or any other absolute path."""
+    """A message on one line of some length, without the folder's place or other absolute paths."""
     text = text.replace(f"{folder}/", "").replace(f"{folder}\\", "").replace(f"{folder}: ", "")
     text = text.replace(str(folder), folder.name)
-    return " ".join(_ABSOLUTE.sub("(path)", text).split())
+    line = printed(" ".join(_ABSOLUTE.sub("(path)", text).split()))
+    return line if len(line) <= _LONGEST else line[:_LONGEST] + "..."
+
+
+def printed(name: str) -> str:
+    """A name in characters that can be written: a file's bytes may be no UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def gigabytes(size: float) -> str:

@@ -15,17 +15,21 @@ from typing import TypeVar
 import torch
 
 from phisight.api import load
-from phisight.errors import PhisightError
+from phisight.config import ModelConfig
+from phisight.errors import BudgetError, PhisightError
 from phisight.hub import find_model
 from phisight.model.memory import free_bytes
+from phisight.model.phi3v import Phi3V
 from phisight.placement import Placement, choose_placement
+from phisight.processing.processor import Prompt
 from phisight.verify import agreement, answers, environment, files, selftest, weights
 from phisight.verify import format as form
-from phisight.verify.report import Finding, Report, Status, gigabytes, without_paths
+from phisight.verify.report import Finding, Report, Status, gigabytes, printed, without_paths
 
 T = TypeVar("T")
 Progress = Callable[[str], None]
-_BYTES = {"float32": 4, "bfloat16": 2}
+_DTYPES = (torch.float32, torch.bfloat16)
+_OF_CONTENTS = ("config", "preprocessor", "tokenizer", "chat template", "weights", "values")
 
 
 def verify(
@@ -42,28 +46,51 @@ def verify(
     found = find_model(model)
     folder = found.path.resolve()
     hub = files.hub_name(folder)
-    given = Path(found.name).expanduser()
-    name = hub[0] if hub else folder.name if given == found.path else found.name
-    report = Report(model=name or "model", revision=hub[1] if hub else None)
-    _Checks(report, folder, progress).all(quick)
+    name = printed(hub[0]) if hub else files.shared_name(found)
+    report = Report(model=name, revision=hub[1] if hub else None)
+    # What phisight knows by name was put there by the user's own tools; a folder may be anyone's.
+    refused = files.refused_files(folder, anywhere=not files.is_folder(found))
+    _Checks(report, folder, refused, progress).all(quick)
     return report
 
 
 class _Checks:
     """The report being filled."""
 
-    def __init__(self, report: Report, folder: Path, progress: Progress) -> None:
+    def __init__(
+        self, report: Report, folder: Path, refused: dict[str, str], progress: Progress
+    ) -> None:
         self._report, self._folder, self._progress = report, folder, progress
+        self._refused = refused  # by name, why a file is not opened
 
     def all(self, quick: bool) -> None:
         report, folder = self._report, self._folder
-        hashed = self._run("files", lambda: files.check_files(folder)) or []
+        hashed = self._run("files", lambda: files.check_files(folder, self._refused)) or []
         report.files = [item.record for item in hashed]
         self._run("hub cache", lambda: files.check_cache(hashed))
         report.never_opened = self._run("code", lambda: files.check_unread(folder)) or []
+        config, usable, num_values = self._contents()
+        self._run("processor", selftest.check_processor)
+        placement = self._attempt("machine", lambda: choose_placement(None, None))
+        broken = [check for check, fine in usable.items() if not fine]
+        if placement is None or broken:
+            why = f"not run: a fault in {', '.join(broken or ['machine'])}"
+            self._skip(("answers", "book", "dtypes"), why)
+        if placement is not None:
+            facts = self._attempt("machine", lambda: environment.describe_machine(placement))
+            report.environment = facts or {}
+            if config is not None and not broken:
+                self._speak(placement, config, num_values, quick)
+
+    def _contents(self) -> tuple[ModelConfig | None, dict[str, bool], int]:
+        """What the files hold: config.json's, which checks let the model run, and all values."""
+        folder, report = self._folder, self._report
+        if any(path.name in self._refused for path in files.readable_files(folder)):
+            self._skip(_OF_CONTENTS, "not run: a fault in files")
+            return None, {"files": False}, 0
         config, recognised = self._run("config", lambda: form.check_config(folder)) or (None, None)
         report.recognised = recognised.name if recognised else None
-        usable = {
+        usable: dict[str, bool | None] = {
             "config": config is not None,
             "preprocessor": self._run(
                 "preprocessor", lambda: form.check_preprocessor(folder, recognised)
@@ -74,62 +101,61 @@ class _Checks:
         if config is None:
             self._skip(("weights",), "not run: a fault in config")
         else:
-            usable["weights"] = self._run("weights", lambda: weights.check_keys(folder, config))
-        num_values = self._run("values", lambda: weights.check_values(folder))
+            usable["weights"] = self._run(
+                "weights", lambda: weights.check_keys(folder, config, self._refused)
+            )
+        num_values = self._run("values", lambda: weights.check_values(folder)) or 0
         usable["values"] = bool(num_values)
-        self._run("processor", selftest.check_processor)
-        placement = self._attempt("machine", lambda: choose_placement(None, None))
-        broken = [check for check, fine in usable.items() if not fine]
-        if placement is None or broken:
-            why = f"not run: a fault in {', '.join(broken or ['machine'])}"
-            self._skip(("answers", "book", "dtypes"), why)
-        if placement is not None:
-            facts = self._attempt("machine", lambda: environment.describe_machine(placement))
-            report.environment = facts or {}
-            if not broken:
-                self._speak(placement, num_values or 0, quick)
+        return config, {check: bool(fine) for check, fine in usable.items()}, num_values
 
-    def _speak(self, placement: Placement, num_values: int, quick: bool) -> None:
+    def _speak(
+        self, placement: Placement, config: ModelConfig, num_values: int, quick: bool
+    ) -> None:
         """The checks that run the model: in one dtype, then, that one gone, in the other."""
+        prompts = self._attempt("answers", lambda: answers.make_prompts(self._folder))
+        if prompts is None:
+            self._skip(("book", "dtypes"), "not run: no answers")
+            return
+        needs = _memory_needs(config, num_values, prompts)
         free = free_bytes(placement.device)
-        spoken = _spoken_dtype(placement, num_values, free)
+        spoken = _spoken_dtype(placement, needs, free)
         if spoken is None:
-            lack = _lack(_BYTES["bfloat16"] * num_values, free)
+            lack = _lack(needs["bfloat16"], free)
             self._skip(("answers", "book"), f"not run: {lack}")
             self._skip(("dtypes",), f"not measured: {lack}")
             return
-        both = not quick and _BYTES["float32"] * num_values <= free
-        transcripts, logits = self._listen(spoken, placement, both)
+        both = not quick and needs["float32"] <= free
+        transcripts, logits = self._listen(spoken, placement, prompts, both)
         gc.collect()
         if placement.device.type == "cuda":
             torch.cuda.empty_cache()
         if quick:
             self._skip(("dtypes",), "not measured: left out by --quick")
         elif not both:
-            lack = _lack(_BYTES["float32"] * num_values, free)
+            lack = _lack(needs["float32"], free)
             self._skip(("dtypes",), f"not measured: {lack}")
         elif not transcripts:
-            self._skip(("dtypes",), "not run: a fault in answers")
+            self._skip(("dtypes",), "not run: not everything was answered")
         elif logits is not None:
             self._run("dtypes", lambda: self._compare(spoken, logits, transcripts))
 
     def _listen(
-        self, spoken: str, placement: Placement, both: bool
+        self, spoken: str, placement: Placement, prompts: list[Prompt], both: bool
     ) -> tuple[list[answers.Transcript], agreement.Logits | None]:
         """Ask, and with `both` keep the logits; the model is gone when this returns."""
         model = self._attempt("answers", lambda: load(self._folder, dtype=spoken))
         if model is None:
-            self._skip(("book",), "not run: a fault in answers")
+            self._skip(("book",), "not run: no answers")
             return [], None
         asked = self._report.answers
         usual = _dtype_name(placement)
         transcripts = self._run(
-            "answers", lambda: answers.ask_all(model, asked, usual, self._progress)
+            "answers", lambda: answers.ask_all(model, prompts, asked, usual, self._progress)
         )
         if any(item.picture == "book" for item in asked):
             self._run("book", lambda: answers.check_book(asked))
         else:
-            self._skip(("book",), "not run: a fault in answers")
+            self._skip(("book",), "not run: not answered")
         if not transcripts or not both:
             return transcripts or [], None
         self._progress(f"reading the answers along in {spoken}")
@@ -160,6 +186,8 @@ class _Checks:
     def _attempt(self, check: str, work: Callable[[], T]) -> T | None:
         try:
             return work()
+        except BudgetError as error:  # this machine's lack, or the context's; no damage
+            self._add(Finding(check, Status.NOTE, f"not measured: {error}"))
         except PhisightError as error:
             self._add(Finding(check, Status.FAULT, str(error)))
         except Exception as error:  # our own mistake, which must not hide the other checks
@@ -180,10 +208,22 @@ def _dtype_name(placement: Placement) -> str:
     return str(placement.dtype).removeprefix("torch.")
 
 
-def _spoken_dtype(placement: Placement, num_values: int, free: int) -> str | None:
+def _memory_needs(config: ModelConfig, num_values: int, prompts: list[Prompt]) -> dict[str, int]:
+    """By dtype, bytes for the weights and for reading the longest prompt."""
+    longest = max(len(prompt.ids) for prompt in prompts)
+    with torch.device("meta"):
+        network = Phi3V(config)
+    return {
+        str(dtype).removeprefix("torch."): dtype.itemsize * num_values
+        + network.to(dtype).bytes_to_read(longest)
+        for dtype in _DTYPES
+    }
+
+
+def _spoken_dtype(placement: Placement, needs: dict[str, int], free: int) -> str | None:
     """The machine's own dtype; bfloat16 where that does not fit; None where nothing does."""
     for dtype in (_dtype_name(placement), "bfloat16"):
-        if _BYTES[dtype] * num_values <= free:
+        if needs[dtype] <= free:
             return dtype
     return None
 

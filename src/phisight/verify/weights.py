@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from phisight.config import ModelConfig
@@ -11,9 +12,14 @@ from phisight.model.weights import check_weights, locate_tensors, stored_shapes
 from phisight.verify.report import Finding, listed, worst
 
 
-def check_keys(folder: Path, config: ModelConfig) -> tuple[Finding, bool]:
+def check_keys(
+    folder: Path, config: ModelConfig, refused: Mapping[str, str]
+) -> tuple[Finding, bool]:
     """Names and shapes against config.json. Raises CheckpointError."""
-    shapes = stored_shapes(locate_tensors(folder))
+    files = locate_tensors(folder)
+    for name in sorted({path.name for path in files.values()} & refused.keys()):
+        raise CheckpointError(f"{name} {refused[name]}")  # an index may name any file of the folder
+    shapes = stored_shapes(files)
     foreign = another_models_config(shapes, config)
     if foreign is None:
         check_weights(folder, config)
