@@ -335,7 +335,7 @@ def test_code_and_pickles_are_named_and_left_alone(micro_folder: Path) -> None:
 
 
 def values_needed(folder: Path) -> int:
-    """Numbers in memory to ask: micro's weights, and of the longest prompt the cache and a layer."""
+    """Numbers in memory to ask: weights, and of the longest prompt the cache and a layer."""
     weights = sum(t.numel() for t in load_file(folder / "model.safetensors").values())
     longest = max(len(prompt.ids) for prompt in answers.make_prompts(folder))
     return weights + longest * (2 * 2 * 48 + 4 * 48 + 3 * 80)
