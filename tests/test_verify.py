@@ -21,12 +21,13 @@ import phisight
 from phisight.cli.main import app, main
 from phisight.config import read_model_config
 from phisight.errors import ModelNotFoundError
-from phisight.verify import answers, selftest
+from phisight.verify import agreement, answers, selftest
 from phisight.verify.answers import MAX_TOKENS, PICTURES, QUESTIONS
 from phisight.verify.format import PUBLISHED, rope_fingerprint
 from phisight.verify.markdown import to_markdown
 from phisight.verify.report import (
     SCHEMA,
+    Agreement,
     Finding,
     Report,
     Status,
@@ -465,3 +466,14 @@ def test_a_fault_is_exit_code_3(micro_folder: Path, tmp_path: Path) -> None:
     assert "fault  config         config.json: not found; a Phi-3-V model folder" in done.stdout
     assert str(tmp_path) not in (tmp_path / "verify-micro.md").read_text()
     assert str(tmp_path) not in (tmp_path / "verify-micro.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("same", "rewritten", "status"),
+    [(1.0, 64, "ok"), (0.8, 64, "note"), (0.4, 64, "fault"), (1.0, 20, "fault")],
+)
+def test_dtypes_or_generation_that_disagree_are_a_fault(
+    same: float, rewritten: int, status: str
+) -> None:
+    row = Agreement("book", 64, same, 0.1, 0.01, None, None, rewritten)
+    assert agreement._judged([row]).status == status
