@@ -107,7 +107,7 @@ def hub(
     for name in ("LICENSE", "README.md", "modeling_phi3_v.py", "training.pt", "pytorch_model.bin"):
         (micro_folder / name).write_text(f"this is {name}")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("phisight.hub.fetch.PAUSE", 0.0)
+    monkeypatch.setattr("phisight.hub.download.PAUSE", 0.0)
     with fake_hub.serving(fake_hub.FakeHub(micro_folder)) as server:
         fake_hub.point_to(server.url, monkeypatch)
         yield server

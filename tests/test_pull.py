@@ -15,7 +15,7 @@ from huggingface_hub import scan_cache_dir, snapshot_download
 
 import phisight
 from phisight.errors import DownloadError, ModelNotFoundError, OfflineError
-from phisight.hub import cache, fetch, find_model
+from phisight.hub import cache, download, find_model
 from phisight.hub.remote import Listing
 
 
@@ -97,7 +97,7 @@ def test_a_cut_line_is_taken_up_where_it_broke(hub: FakeHub) -> None:
 
 
 def test_a_second_run_takes_up_what_the_first_left(hub: FakeHub) -> None:
-    hub.cuts = [50_000] + [0] * (fetch.TRIES - 1)
+    hub.cuts = [50_000] + [0] * (download.TRIES - 1)
     size = (hub.folder / WEIGHTS).stat().st_size
     with pytest.raises(OfflineError) as caught:
         fetched()
@@ -105,7 +105,7 @@ def test_a_second_run_takes_up_what_the_first_left(hub: FakeHub) -> None:
         f"the connection broke at 50 kB of {cache.size_text(size)} of {WEIGHTS}; what has come is "
         "kept, and the same command goes on from there"
     )
-    assert len(hub.of(WEIGHTS)) == fetch.TRIES
+    assert len(hub.of(WEIGHTS)) == download.TRIES
     with pytest.raises(ModelNotFoundError) as missing:
         find_model("someone/micro")
     assert str(missing.value) == (
@@ -120,12 +120,12 @@ def test_a_second_run_takes_up_what_the_first_left(hub: FakeHub) -> None:
 
 
 def test_a_trickle_is_given_up(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phisight.hub.fetch.LEAST_WINDOW", 0.0)
-    monkeypatch.setattr("phisight.hub.fetch.LEAST_BYTES", 10**9)
+    monkeypatch.setattr("phisight.hub.download.LEAST_WINDOW", 0.0)
+    monkeypatch.setattr("phisight.hub.download.LEAST_BYTES", 10**9)
     with pytest.raises(OfflineError, match="the connection broke at "):
         fetched()
     starts = [int((request.range or "bytes=0-")[6:-1]) for request in hub.of(WEIGHTS)]
-    assert len(set(starts)) == fetch.TRIES  # some bytes came each time
+    assert len(set(starts)) == download.TRIES  # some bytes came each time
 
 
 def test_a_failing_store_is_asked_again_and_a_refusing_one_is_not(hub: FakeHub) -> None:
@@ -136,7 +136,7 @@ def test_a_failing_store_is_asked_again_and_a_refusing_one_is_not(hub: FakeHub) 
     hub.weights_statuses = [403]
     with pytest.raises(DownloadError, match="does not let you have it"):
         fetched()
-    partial = fetch.blob(listing(hub), remote_file(hub)).with_suffix(".incomplete")
+    partial = download.blob(listing(hub), remote_file(hub)).with_suffix(".incomplete")
     partial.write_bytes(b"of another file")
     hub.weights_statuses = [416]
     hub.requests.clear()
@@ -152,12 +152,12 @@ def test_a_server_without_ranges_sends_it_all_again(hub: FakeHub) -> None:
     hub.cuts, hub.ranges = [50_000], False
     told = fetched()
     assert told.here == told.total
-    assert fetch.is_right(find_model("someone/micro").path / WEIGHTS, remote_file(hub))
+    assert download.is_right(find_model("someone/micro").path / WEIGHTS, remote_file(hub))
 
 
-def remote_file(hub: FakeHub) -> fetch.RemoteFile:
+def remote_file(hub: FakeHub) -> download.RemoteFile:
     data = (hub.folder / WEIGHTS).read_bytes()
-    return fetch.RemoteFile(WEIGHTS, len(data), hashlib.sha256(data).hexdigest())
+    return download.RemoteFile(WEIGHTS, len(data), hashlib.sha256(data).hexdigest())
 
 
 def test_an_interrupt_leaves_what_came(hub: FakeHub) -> None:
@@ -210,7 +210,7 @@ def test_a_silent_hub_is_given_up(hub: FakeHub, monkeypatch: pytest.MonkeyPatch)
     hub.stall_after = 60_000
     with pytest.raises(OfflineError, match="the connection broke at 60 kB of "):
         fetched()
-    later = ["bytes=60000-"] * fetch.TRIES
+    later = ["bytes=60000-"] * download.TRIES
     assert [request.range for request in hub.of(WEIGHTS)] == [None, *later]
 
 

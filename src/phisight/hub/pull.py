@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from phisight.errors import CheckpointError, DownloadError, OfflineError, OptionError
-from phisight.hub import cache, fetch, registry
+from phisight.hub import cache, download, registry
 from phisight.hub.find import NAMED, ModelFolder, adapter_error
 from phisight.hub.remote import Listing, RemoteFile, list_files, read_config
 from phisight.jsonfile import brief
@@ -89,17 +89,19 @@ def _bring(job: _Job, verify: bool, progress: Progress) -> None:
     listing = job.listing
     files = _chosen(listing)
     for file in files:
-        place = fetch.pointer(listing, file)
+        place = download.pointer(listing, file)
         if place.is_file():
-            right = fetch.is_right(place, file) if verify else fetch.size_of(place) == file.size
+            right = (
+                download.is_right(place, file) if verify else download.size_of(place) == file.size
+            )
             if not right:
-                fetch.remove(place)
+                download.remove(place)
                 progress.note(f"{file.name} here is not what the hub has; it is fetched again")
     what = f"{listing.hub_id} at {listing.commit[:12]}"
-    lacking = [file for file in files if not fetch.pointer(listing, file).is_file()]
+    lacking = [file for file in files if not download.pointer(listing, file).is_file()]
     if lacking:
         total = sum(file.size for file in files)
-        have = sum(fetch.bytes_here(listing, file) for file in files)
+        have = sum(download.bytes_here(listing, file) for file in files)
         _check_model(listing)
         _check_disk(total - have)
         here = f", {cache.size_text(have)} of it here already" if have else ""
@@ -111,7 +113,7 @@ def _bring(job: _Job, verify: bool, progress: Progress) -> None:
         for file in lacking:
             if file.name.endswith(".safetensors"):
                 _check_shards(job)
-            fetch.fetch(listing, file, progress.advance)
+            download.download(listing, file, progress.advance)
     _check_shards(job)
     _record(job)
     checked = "every file hashed" if verify or lacking == files else "sizes compared"

@@ -63,7 +63,7 @@ def remove(path: Path) -> None:
     target.unlink(missing_ok=True)
 
 
-def fetch(listing: Listing, file: RemoteFile, advance: Advance) -> None:
+def download(listing: Listing, file: RemoteFile, advance: Advance) -> None:
     """Bring a file into the cache. Raises DownloadError; what has come is kept for the next time.
 
     `advance` is called with the number of bytes that have come; below 0 where they must come again.
