@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,11 +45,12 @@ def bytes_here(listing: Listing, file: RemoteFile) -> int:
 
 
 def size_of(path: Path) -> int | None:
-    """A file's size; None if there is none."""
+    """A regular file's size; None if there is none: a pipe must not be opened, for it may block."""
     try:
-        return path.stat().st_size
+        found = path.stat()
     except OSError:
         return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def is_right(path: Path, file: RemoteFile) -> bool:
@@ -56,11 +58,15 @@ def is_right(path: Path, file: RemoteFile) -> bool:
     return size_of(path) == file.size and _digest(path, file) == file.digest
 
 
-def remove(path: Path) -> None:
-    """Delete a wrong file of a snapshot, and the bytes it points to."""
-    target = path.resolve()
-    path.unlink(missing_ok=True)
-    target.unlink(missing_ok=True)
+def remove(listing: Listing, file: RemoteFile) -> None:
+    """Take a wrong file out of a snapshot, and its bytes out of blobs if they are wrong.
+
+    What the snapshot's link points to stays: it may be the user's own file, or another snapshot's.
+    """
+    pointer(listing, file).unlink(missing_ok=True)
+    bytes_of_it = blob(listing, file)
+    if not is_right(bytes_of_it, file):
+        bytes_of_it.unlink(missing_ok=True)
 
 
 def download(listing: Listing, file: RemoteFile, advance: Advance) -> None:
@@ -71,8 +77,9 @@ def download(listing: Listing, file: RemoteFile, advance: Advance) -> None:
     final, partial = blob(listing, file), _partial(listing, file)
     if size_of(final) != file.size:
         partial.parent.mkdir(parents=True, exist_ok=True)
-        if (size_of(partial) or 0) > file.size:
-            partial.unlink()
+        here = size_of(partial)
+        if here is None or here > file.size or partial.is_symlink():  # a link leads elsewhere
+            partial.unlink(missing_ok=True)
         _fill(listing, file, partial, advance)
         got = _digest(partial, file)
         if got != file.digest:
@@ -146,12 +153,11 @@ def _partial(listing: Listing, file: RemoteFile) -> Path:
 
 
 def _digest(path: Path, file: RemoteFile) -> str:
-    if len(file.digest) == 64:
-        with path.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-    data = path.read_bytes()  # small: git keeps what is large elsewhere
-    header = b"blob %d\0" % len(data)
-    return hashlib.sha1(header + data, usedforsecurity=False).hexdigest()
+    git = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+    with path.open("rb") as opened:
+        return hashlib.file_digest(
+            opened, hashlib.sha256 if len(file.digest) == 64 else lambda: git
+        ).hexdigest()
 
 
 def _place(final: Path, place: Path) -> None:

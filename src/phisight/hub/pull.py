@@ -95,7 +95,7 @@ def _bring(job: _Job, verify: bool, progress: Progress) -> None:
                 download.is_right(place, file) if verify else download.size_of(place) == file.size
             )
             if not right:
-                download.remove(place)
+                download.remove(listing, file)
                 progress.note(f"{file.name} here is not what the hub has; it is fetched again")
     what = f"{listing.hub_id} at {listing.commit[:12]}"
     lacking = [file for file in files if not download.pointer(listing, file).is_file()]
