@@ -5,6 +5,7 @@ Large files are answered by a redirect to another origin, as the real one does.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -53,6 +54,7 @@ class FakeHub:
     stall_after: int | None = None  # weights: bytes sent before silence, 0 of a rest
     corrupt: str | None = None  # the name of a file sent with another first byte
     longer: str | None = None  # the name of a file sent with a byte too many
+    drip: str | None = None  # the end of a path whose bytes come one by one
     ranges: bool = True
     requests: list[Request] = field(default_factory=list)
     released: threading.Event = field(default_factory=threading.Event)
@@ -113,7 +115,17 @@ def serving(hub: FakeHub) -> Iterator[FakeHub]:
             if status >= 400 and hub.error_code:
                 self.send_header("X-Error-Code", hub.error_code)
             self.end_headers()
-            self.wfile.write(body)
+            self.write(body)
+
+        def write(self, body: bytes) -> None:
+            if not (hub.drip and urlsplit(self.path).path.endswith(hub.drip)):
+                self.wfile.write(body)
+                return
+            with contextlib.suppress(OSError):  # the other side has had enough
+                for place in range(len(body)):
+                    self.wfile.write(body[place : place + 1])
+                    if hub.released.wait(0.02):
+                        return
 
         def stream(self, path: Path, request: Request) -> None:
             data = path.read_bytes()
@@ -140,7 +152,7 @@ def serving(hub: FakeHub) -> Iterator[FakeHub]:
                 hub.stalled.set()
                 hub.released.wait(20)
                 return
-            self.wfile.write(part)
+            self.write(part)
             request.sent = len(part)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -154,14 +154,15 @@ def test_a_known_commit_that_is_complete_needs_no_hub(
 
 def test_a_published_model_is_asked_for_at_its_pinned_revision(hub: FakeHub) -> None:
     known = PUBLISHED["phi-3.5-vision"]
-    hub.hub_id = known.hub_id
+    hub.hub_id, hub.commit = known.hub_id, known.revision
     fetched("phi-3.5-vision")
     fetched("phi-3.5-vision", revision="a/branch")
     assert [r.path for r in hub.requests if r.path.startswith("/api/")] == [
         f"/api/models/{known.hub_id}/revision/{known.revision}",
         f"/api/models/{known.hub_id}/revision/a/branch",
     ]
-    assert cache.commit_of(known.hub_id, "a/branch") == COMMIT
+    assert cache.commit_of(known.hub_id, "a/branch") == known.revision
+    assert cache.commit_of(known.hub_id, known.revision) is None
 
 
 def test_other_models_are_refused_before_any_weights(hub: FakeHub) -> None:

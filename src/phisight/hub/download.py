@@ -95,14 +95,13 @@ def download(listing: Listing, file: RemoteFile, advance: Advance) -> None:
 
 def _fill(listing: Listing, file: RemoteFile, partial: Path, advance: Advance) -> None:
     import httpx2
-    from huggingface_hub.errors import HfHubHTTPError
 
     partial.touch()
     tries, most = 0, size_of(partial) or 0
     while (have := size_of(partial) or 0) < file.size:
         try:
             _stream(listing, file, partial, have, advance)
-        except HfHubHTTPError as error:
+        except httpx2.HTTPStatusError as error:
             if error.response.status_code == 416:  # it is not the file we have the start of
                 advance(-have)
                 partial.unlink()

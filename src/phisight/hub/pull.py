@@ -177,7 +177,7 @@ def _note_memory(files: list[RemoteFile], progress: Progress) -> None:
 
 def _record(job: _Job) -> None:
     """A branch or a tag now means this commit, for us and for every tool that reads the cache."""
-    if job.revision != job.listing.commit:
+    if job.revision.lower() != job.listing.commit:
         ref = cache.repo_folder(job.listing.hub_id) / "refs" / job.revision
         ref.parent.mkdir(parents=True, exist_ok=True)
         temporary = ref.with_name(f"{ref.name}.tmp")
