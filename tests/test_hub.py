@@ -1,6 +1,7 @@
 """Which model a name means, which one is used without one, and what the cache holds."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import micro
 import pytest
-from fake_hub import COMMIT, cached
+from fake_hub import COMMIT, WEIGHTS, cached
 
 from phisight.errors import CheckpointError, ModelNotFoundError
 from phisight.hub import cache, choice, find_model, use_model
@@ -77,6 +78,38 @@ def test_a_strange_index_is_a_missing_file(root: Path, micro_folder: Path) -> No
     for text in ("", "[]", "{}", '{"weight_map": {"a": 5}}', '{"weight_map": {"a": "\\u0000"}}'):
         index.write_text(text)
         assert cache.missing_files(micro_folder)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_in_the_cache_is_not_opened(
+    kind: str, root: Path, micro_folder: Path
+) -> None:
+    def spoil(path: Path) -> None:
+        path.unlink(missing_ok=True)
+        if kind == "pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to("/dev/zero")
+
+    index = "model.safetensors.index.json"
+    for i, name in enumerate(("config.json", WEIGHTS, index, "adapter_config.json")):
+        spoil(cached(root, f"a/m{i}", COMMIT, micro_folder) / name)
+    (root / "models--a--m3" / "snapshots" / COMMIT / "config.json").unlink()
+    cached(root, PHI35.hub_id, COMMIT, micro_folder)
+    spoil(root / f"models--{PHI35.hub_id.replace('/', '--')}" / "refs" / "main")
+    script = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))\n"
+        "from phisight.hub import cache, find_model\n"
+        "from phisight.errors import ModelNotFoundError\n"
+        "assert find_model().chosen_by == 'the default'\n"
+        "missing = {model.hub_id: model.missing for model in cache.local_models()}\n"
+        f"assert (missing['a/m1'], missing['a/m2']) == (({WEIGHTS!r},), ({index!r},))\n"
+        "for i in range(4):\n"
+        "    try: find_model(f'a/m{i}')\n"
+        "    except ModelNotFoundError: pass\n"
+        "    else: raise SystemExit(i)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=20)
 
 
 def test_a_chosen_model_that_is_gone_is_named_with_what_chose_it(

@@ -17,7 +17,7 @@ from phisight.jsonfile import read_json
 
 MODEL_TYPE = "phi3_v"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-_MOST_JSON = 64 * 2**20  # bytes; the index of Phi-3-V has 0.1 MB
+_MOST_REF = 100  # characters; a commit has 40
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,12 @@ def missing_files(folder: Path) -> tuple[str, ...]:
 
 def commit_of(hub_id: str, revision: str) -> str | None:
     """The commit that a branch or tag had when it was last fetched."""
+    ref = repo_folder(hub_id) / "refs" / revision
     try:
-        return (repo_folder(hub_id) / "refs" / revision).read_text().strip() or None
+        if not ref.is_file():  # a pipe would block
+            return None
+        with ref.open(encoding="utf-8") as file:
+            return file.read(_MOST_REF).strip() or None
     except (OSError, ValueError):
         return None
 
@@ -153,11 +157,8 @@ def _model_type(snapshot: Path) -> object:
 
 
 def _read(path: Path) -> dict[str, object]:
-    try:
-        if path.stat().st_size > _MOST_JSON:
-            raise ConfigError(f"{path}: larger than {_MOST_JSON} bytes")
-    except OSError:
-        raise ConfigError(f"{path}: not found") from None
+    if not _is_file(path):  # a pipe would block, and a device never ends
+        raise ConfigError(f"{path}: not a file")
     return read_json(path)
 
 

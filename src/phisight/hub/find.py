@@ -60,7 +60,7 @@ def find_model(name: str | os.PathLike[str] | None = None) -> ModelFolder:
 def use_model(name: str) -> ModelFolder:
     """Remember a model that is here for when none is named. Raises as `find_model`."""
     found = find_model(name)
-    folder = name != registry.BUNDLED and _folder(name)
+    folder = name != registry.BUNDLED and folder_called(name)
     # Stored absolute: it must mean the same folder from anywhere.
     choice.remember(str(folder.absolute()) if folder else name)
     return found
@@ -80,7 +80,7 @@ def _find(text: str, chosen_by: str) -> ModelFolder:
         return ModelFolder(text, registry.BUNDLED_PATH, registry.BUNDLED_NOTE, chosen_by)
     # What is remembered was stored as an absolute folder or a name; a folder that happens to be
     # called like that name where we now stand is another thing.
-    if (chosen_by != REMEMBERED or Path(text).is_absolute()) and (folder := _folder(text)):
+    if (chosen_by != REMEMBERED or Path(text).is_absolute()) and (folder := folder_called(text)):
         _refuse_adapter(folder, text)
         return ModelFolder(text, folder, None, chosen_by)
     if Path(text).is_absolute():
@@ -101,7 +101,8 @@ def _find(text: str, chosen_by: str) -> ModelFolder:
     )
 
 
-def _folder(text: str) -> Path | None:
+def folder_called(text: str) -> Path | None:
+    """The folder that a text names, whatever is in it; None for what names none."""
     try:
         path = Path(text).expanduser()
         return path if path.is_dir() else None
@@ -111,7 +112,7 @@ def _folder(text: str) -> Path | None:
 
 def _refuse_adapter(folder: Path, where: str) -> None:
     adapter = folder / "adapter_config.json"
-    if not adapter.exists() or (folder / "config.json").exists():
+    if not adapter.is_file() or (folder / "config.json").exists():
         return
     try:
         base = read_json(adapter).get("base_model_name_or_path")
