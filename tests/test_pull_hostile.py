@@ -46,6 +46,23 @@ def test_right_bytes_are_not_fetched_again_for_a_wrong_link(hub: FakeHub) -> Non
     assert (snapshot / WEIGHTS).read_bytes() == (hub.folder / WEIGHTS).read_bytes()
 
 
+def test_a_snapshot_that_is_a_link_to_a_folder_is_not_touched(hub: FakeHub, tmp_path: Path) -> None:
+    fetched()
+    snapshot = find_model("someone/micro").path
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / WEIGHTS).write_bytes(b"of the user")
+    snapshot.rename(snapshot.with_name("moved"))
+    snapshot.symlink_to(mine)
+    with pytest.raises(DownloadError) as caught:
+        fetched()
+    assert str(caught.value) == (
+        f"{snapshot} is a link, and what it leads to may be yours: nothing there is touched. "
+        "Remove the link and pull again, or use the folder with --model PATH"
+    )
+    assert [path.read_bytes() for path in mine.iterdir()] == [b"of the user"]
+
+
 def test_a_started_file_that_is_a_pipe_or_a_link_is_started_anew(
     hub: FakeHub, tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ from phisight.errors import (
 )
 from phisight.hub import cache
 from phisight.hub.registry import PUBLISHED
+from phisight.jsonfile import brief
 
 
 def test_a_full_disk_is_refused_before_any_weights(
@@ -211,6 +212,12 @@ def test_odd_requests_are_refused(hub: FakeHub) -> None:
         fetched("no such")
     with pytest.raises(DownloadError, match="'a--b/c' is no id that a hub can have"):
         fetched("a--b/c")
+    for folder in (str(hub.folder), "."):
+        with pytest.raises(OptionError) as caught:
+            fetched(folder)
+        assert str(caught.value) == (
+            f"{brief(folder)} is a folder already here: use it with --model PATH"
+        )
     for revision in ("../../x", "", "a b"):
         with pytest.raises(OptionError, match="expected a commit, a branch or a tag"):
             fetched(revision=revision)

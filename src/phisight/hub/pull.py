@@ -14,9 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from phisight.errors import CheckpointError, DownloadError, OfflineError, OptionError
+from phisight.errors import (
+    CheckpointError,
+    DownloadError,
+    ModelNotFoundError,
+    OfflineError,
+    OptionError,
+)
 from phisight.hub import cache, download, registry
-from phisight.hub.find import NAMED, ModelFolder, adapter_error
+from phisight.hub.find import NAMED, ModelFolder, adapter_error, folder_called
 from phisight.hub.remote import Listing, RemoteFile, list_files, read_config
 from phisight.jsonfile import brief
 from phisight.machine import total_memory
@@ -55,14 +61,15 @@ def pull(
 
     Without a revision: the commit we know of a published model, else main, whose commit is told.
     Every file is hashed when it comes. Of files that are here already the sizes are compared;
-    `verify` hashes them too (8 GB take half a minute) and fetches wrong ones again. Raises
-    DownloadError, OfflineError, ModelNotFoundError for what is no name, CheckpointError for what
-    is no model of this family. After an interrupt the next call goes on where this one stopped.
+    `verify` hashes them too (8 GB take half a minute) and fetches wrong ones again. After an
+    interrupt the next call goes on where this one stopped. Raises DownloadError, OfflineError,
+    ModelNotFoundError for what is no name, OptionError for a folder and for what is no revision,
+    CheckpointError for what is no model of this family.
     """
     if name == registry.BUNDLED:
         progress.note(f"{name} is bundled: there is nothing to fetch")
         return ModelFolder(name, registry.BUNDLED_PATH, None, NAMED)
-    hub_id = registry.hub_id(name)
+    hub_id = _hub_id(name)
     if revision is not None and not _REVISION.fullmatch(revision):
         raise OptionError(f"revision={brief(revision)}: expected a commit, a branch or a tag")
     known = registry.published(hub_id)
@@ -79,10 +86,26 @@ def pull(
         )
         return ModelFolder(name, here, None, NAMED)
     snapshot = cache.repo_folder(hub_id) / "snapshots" / listing.commit
+    if snapshot.is_symlink():
+        raise DownloadError(
+            f"{snapshot} is a link, and what it leads to may be yours: nothing there is touched. "
+            "Remove the link and pull again, or use the folder with --model PATH"
+        )
     job = _Job(name, revision, listing, snapshot)
     with _writing(hub_id):
         _bring(job, verify, progress)
     return ModelFolder(name, job.snapshot, None, NAMED)
+
+
+def _hub_id(name: str) -> str:
+    try:
+        return registry.hub_id(name)
+    except ModelNotFoundError:
+        if folder_called(name):
+            raise OptionError(
+                f"{brief(name)} is a folder already here: use it with --model PATH"
+            ) from None
+        raise
 
 
 def _bring(job: _Job, verify: bool, progress: Progress) -> None:
