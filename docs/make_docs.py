@@ -16,8 +16,9 @@ Made by `docs/make_docs.py` from `--help`; a test compares them.
 - Answers go to stdout; the model in use, the device and why, and the time taken go to stderr.
 - Pictures are files, folders (all pictures in them, by name), patterns such as `"scans/*.png"`,
   URLs, or `-` for one picture on standard input. In the question's place, `-` reads the question.
-- `describe`, `ocr` and `table` answer for each picture; one that cannot be read is reported on
-  stderr (with `--json` also as a line with `error`), and the others go on.
+- A name that matches nothing stops a command before the model is loaded. `describe`, `ocr` and
+  `table` answer for each picture; one that cannot be read is reported on stderr (with `--json` also
+  as a line with `error`), and the others go on.
 - `--json` writes one JSON object per answer, on a line, in ASCII.
 - `phisight --install-completion` completes commands and options in your shell.
 

@@ -12,13 +12,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import phisight
 from phisight.cli.ask import ask, task_command
 from phisight.cli.output import EXIT_CODES, one_line, printable
 from phisight.cli.pictures import find_pictures
-from phisight.errors import PhisightError
+from phisight.errors import PhisightError, PhisightWarning
 from phisight.params import LoadOptions, SamplingParams
 from phisight.tasks import TASKS, table_csv, table_rows
 
@@ -78,6 +79,10 @@ def test_compare_takes_all_pictures_together() -> None:
         (("ask", "no.png", "What?"), 2, "phisight: no.png: no such file"),
         (("ask", BOOK), 2, "the last argument is the question"),
         (("ask", BOOK, " "), 2, "the last argument is the question"),
+        (("ask", BOOK, "no.png"), 2, "the last argument is the question, but it is 'no.png'"),
+        (("ask", BOOK, "http://x.org/a"), 2, "the last argument is the question, but it is"),
+        (("table", BOOK, SIGN, "--csv"), 2, "--csv takes one picture at a time, not 2"),
+        (("use", "."), 3, "phisight: '.' is no model's folder: it has no config.json"),
         (("ask", "What?", "--temperature", "-1"), 2, "temperature"),
         (("ask", "What?", "--top-p", "nan"), 2, "top-p"),
         (("ask", "What?", "--num-crops", "0"), 2, "num-crops"),
@@ -102,7 +107,6 @@ def test_compare_takes_all_pictures_together() -> None:
         (("crops", BOOK, "-o", "no/x.png"), 2, "no/x.png: cannot be written (No such file or"),
         (("crops", str(EXAMPLES)), 2, "names 6 pictures; crops takes one"),
         (("crops", BOOK, "-o", BOOK), 2, "is the picture itself: name another"),
-        (("info", "--model", "nope"), 3, "no model 'nope'"),
     ],
 )
 def test_mistakes_get_one_sentence_and_a_code(
@@ -209,7 +213,6 @@ def test_standard_input_is_a_picture_or_a_question() -> None:
 def test_folders_and_patterns_are_pictures_in_order(tmp_path: Path) -> None:
     for name in ("b.png", "a.PNG", "c.jpeg"):
         (tmp_path / name).write_bytes(Path(SIGN).read_bytes())
-    (tmp_path / "notes.txt").write_text("no picture")
     (tmp_path / "[odd].png").write_bytes(Path(SIGN).read_bytes())
     names = [
         [picture.name for picture in find_pictures(words)]
@@ -224,6 +227,21 @@ def test_folders_and_patterns_are_pictures_in_order(tmp_path: Path) -> None:
         ["[odd].png", "b.png", "c.jpeg"],
         ["[odd].png"],
     ]
+
+
+def test_what_a_folder_holds_besides_pictures_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(Path(SIGN).read_bytes())
+    for name in ("b.heic", "c.pdf", ".hidden"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.warns(PhisightWarning, match="left out 2 that are no pictures by their names: b.h"):
+        assert len(find_pictures([str(tmp_path)])) == 1
+
+
+def test_info_tells_of_the_machine_though_the_model_is_not_there() -> None:
+    done = phi("info", "--model", "nope")
+    assert done.returncode == 3
+    assert "no model 'nope'" in done.stderr
+    assert f"torch        {torch.__version__.split('+')[0]}" in done.stdout
 
 
 def test_one_bad_picture_does_not_cost_the_others(tmp_path: Path) -> None:
@@ -255,7 +273,7 @@ def test_a_table_is_written_as_comma_separated_values() -> None:
     ("text", "rows"),
     [
         ("a | b\n1 | 2", [["a", "b"], ["1", "2"]]),
-        ("Here:\n| a | b |\n|---|:-:|\n| 1 |  |\n\nDone | so", [["a", "b"], ["1", ""]]),
+        ("Here:\n| a | b |\n|---|:-:|\n| 1 |  |\n\nDone so", [["a", "b"], ["1", ""]]),
         ("| x \\| y | z |", [["x | y", "z"]]),
         ("a | b\n--|--\n- | -\n-- | 3", [["a", "b"], ["-", "-"], ["--", "3"]]),
     ],

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import fake_hub
@@ -26,9 +27,9 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGES[page], re.DOTALL)
 
 
-def commands() -> list[str]:
+def commands(pages: Iterable[str] = PAGES) -> list[str]:
     """Every line of every shell block, each once."""
-    lines = [line for page in PAGES for block in blocks(page, "sh") for line in block.splitlines()]
+    lines = [line for page in pages for block in blocks(page, "sh") for line in block.splitlines()]
     return list(dict.fromkeys(re.sub(r"\s+# .*", "", line) for line in lines))
 
 
@@ -66,11 +67,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     The hub serves nano under a published model's name: what counts here is that commands run.
     """
-    for name in ("chart.png", "pair-a.png", "pair-b.png", "table.png"):
-        shutil.copy(EXAMPLES / name, tmp_path)
+    shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(EXAMPLES / "book.png", tmp_path / "photo.jpg")
-    (tmp_path / "scans").mkdir()
-    shutil.copy(EXAMPLES / "sign.png", tmp_path / "scans")
     program = tmp_path / "bin" / "phisight"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m phisight "$@"\n')
@@ -81,32 +79,42 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def run_shown(line: str, folder: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, f"{line}\n{done.stderr}"
+    assert done.stdout or ">" in line, line
+
+
 def test_every_phisight_command_shown_runs(
     desk: Path, nano_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = PUBLISHED["phi-3.5-vision"]
     hub = fake_hub.FakeHub(nano_folder, model.hub_id, model.revision)
-    lines = [line for line in commands() if "phisight " in line]
-    assert len(lines) > 15
+    done_before: set[str] = set()
     with fake_hub.serving(hub):
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        for line in lines:
-            done = subprocess.run(
-                ["bash", "-o", "pipefail", "-c", line],
-                cwd=desk,
-                capture_output=True,
-                text=True,
-                check=False,
-                stdin=subprocess.DEVNULL,
-            )
-            assert done.returncode == 0, f"{line}\n{done.stderr}"
-            assert done.stdout or ">" in line, line
-    assert (desk / "table.csv").read_text().startswith("Item,Count,Price\n")
-    assert {path.name for path in desk.glob("verify-*")} == {
+        for page in PAGES:
+            folder = desk
+            for line in commands([page]):
+                if line.startswith("cd "):
+                    folder = desk / line.removeprefix("cd ")
+                elif "phisight " in line and line not in done_before:
+                    done_before.add(line)
+                    run_shown(line, folder)
+    assert len(done_before) > 15
+    assert (desk / "examples" / "table.csv").read_text().startswith("Item,Count,Price\n")
+    assert {path.name for path in desk.rglob("verify-*")} == {
         "verify-microsoft--Phi-3.5-vision-instruct.md",
         "verify-microsoft--Phi-3.5-vision-instruct.json",
     }
-    assert (desk / "crops.png").exists()
+    assert (desk / "examples" / "crops.png").exists()
 
 
 # Commands that other tests, CI, or nobody but a reader can run, and why.
@@ -116,13 +124,14 @@ NOT_RUN_HERE = {
     "make check": "a part of make test",
     "make format": "it would change the tree",
     "make clean": "it would remove what runs this",
+    "python3 -m venv env && . env/bin/activate": "it would change this environment",
     "pip install .": "the wheel is built and run in test_package",
     "pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu": "a download",
 }
 
 
 def test_every_other_command_is_accounted_for() -> None:
-    others = {line for line in commands() if "phisight " not in line}
+    others = {line for line in commands() if "phisight " not in line and line[:3] != "cd "}
     assert others == set(NOT_RUN_HERE)
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert {line.split()[1] for line in others if line.startswith("make ")} <= set(targets)

@@ -67,7 +67,7 @@ def png_of(width: int, height: int) -> bytes:
     [
         (saved(Image.new("RGB", (6000, 1)), "PNG"), "{}: " + THIN.format("6000x1")),
         (saved(Image.new("RGB", (1, 6000)), "PNG"), "{}: " + THIN.format("1x6000")),
-        (b"", f"{{}}: {NO_PICTURE}"),
+        (b"", "{}: the file is empty"),
         (saved(make_image(99, 80, 1), "JPEG")[:700], "{}: the picture is damaged or cut short"),
         (png_of(9_460, 9_460), f"{{}}: 9460x9460 pixels; {LIMIT}"),
         (png_of(40_000, 40_000), f"{{}}: more than 89,478,485 pixels; {LIMIT}"),
@@ -142,9 +142,11 @@ def control_ids(nano: Model, said: str) -> list[list[int]]:
 
     def stream(messages: Sequence[Message]) -> SimpleNamespace:
         prompts.append(nano.processor.prompt(messages).ids)
-        return SimpleNamespace(when_complete=lambda call: call(answer), finish=lambda: answer)
+        return SimpleNamespace(
+            images=(), when_complete=lambda call: call(answer), finish=lambda: answer
+        )
 
-    chat = Chat(SimpleNamespace(stream=stream, encode_image=nano.encode_image))
+    chat = Chat(SimpleNamespace(stream=stream))
     chat.ask(said)
     chat.ask("And now?")
     return [[token for token in ids if token > 255 or token < 0] for ids in prompts]

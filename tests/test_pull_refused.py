@@ -117,7 +117,7 @@ def test_what_is_no_hub_is_a_sentence(body: bytes, hub: FakeHub) -> None:
 def test_without_a_connection_it_says_what_to_do(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy = "or copy the model's folder from another machine and give its path"
+    copy = "or copy the model's folder from another machine and name it: --model PATH"
     with monkeypatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(OfflineError) as caught:

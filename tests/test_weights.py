@@ -1,6 +1,7 @@
 """Loading: whole, strict, frugal, and nothing but safetensors."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -169,3 +170,10 @@ def test_loading_peaks_at_the_weights_own_size(
     command = [sys.executable, "-c", PEAK, tiny_folder, dtype, micro_folder]
     ratio = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert 0.9 < ratio <= 1.1
+
+
+def test_a_pipe_in_place_of_weights_is_not_waited_for(micro_folder: Path) -> None:
+    (micro_folder / "model.safetensors").unlink()
+    os.mkfifo(micro_folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="model.safetensors: not a regular file"):
+        load(micro_folder)

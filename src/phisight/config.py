@@ -17,6 +17,8 @@ from phisight.errors import ConfigError
 from phisight.hd import CELLS, CROP, PATCHES
 from phisight.params import LoadOptions, option_field
 
+# What a model folder must hold besides its weights.
+TEXT_FILES = ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json")
 _MOST_LAYERS = 1024
 
 # What each key may be where it stands in the JSON; an absent key means the first value.

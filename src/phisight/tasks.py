@@ -45,15 +45,13 @@ _FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d\s.,%€$£¥]*$)")
 
 
 def table_rows(text: str) -> list[list[str]]:
-    """The cells of the first Markdown table in an answer; lines before and after it are left out.
+    """The cells of the Markdown table in an answer; lines that are none of it are left out.
 
     Raises AnswerError if there is none.
     """
     rows: list[list[str]] = []
     for line in text.splitlines():
         if "|" not in line:
-            if rows:
-                break
             continue
         is_rule = len(rows) == 1 and "--" in line and _RULE.fullmatch(line)
         if not is_rule:
@@ -65,7 +63,7 @@ def table_rows(text: str) -> list[list[str]]:
 
 
 def table_csv(text: str) -> str:
-    """The first Markdown table in an answer as comma-separated values. Raises AnswerError.
+    """The Markdown table in an answer as comma-separated values. Raises AnswerError.
 
     A cell that a spreadsheet would take for a formula gets an apostrophe before it.
     """

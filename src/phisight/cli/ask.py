@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phisight.cli import options
-from phisight.cli.pictures import STDIN, Picture, find_pictures, is_file, read_question
+from phisight.cli.pictures import (
+    STDIN,
+    Picture,
+    find_pictures,
+    looks_like_a_picture,
+    read_question,
+)
 from phisight.errors import AnswerError, InputError, PromptError
 from phisight.params import LoadOptions, SamplingParams
 from phisight.tasks import Task, table_csv
@@ -46,7 +52,7 @@ def ask(
         if STDIN in pictures:
             raise PromptError("- can be a picture or the question, not both")
         question = read_question()
-    if not question.strip() or is_file(question):
+    if not question.strip() or looks_like_a_picture(question):
         raise typer.BadParameter(
             f"the last argument is the question, but it is {question!r}; "
             'for example: phisight ask photo.png "What is this?"'
@@ -79,6 +85,8 @@ def task_command(task: Task) -> Callable[..., None]:
         if csv and json:
             raise typer.BadParameter("choose one of --csv and --json")
         questions = _task_questions(task, pictures)
+        if csv and len(questions) > 1:
+            raise typer.BadParameter(f"--csv takes one picture at a time, not {len(questions)}")
         _answer(model, placed, questions, params, as_json=json, as_csv=csv)
 
     chosen = table_command if task.gives_table else command
@@ -115,6 +123,8 @@ def _answer(
 
     model = load(model_name, **dataclasses.asdict(placed))
     output.note_model(model)
+    if not any(pictures for _, pictures in questions):
+        output.note('no picture was given; with one: phisight ask photo.png "QUESTION"')
     failed: InputError | AnswerError | None = None
     for question, pictures in questions:
         names = [picture.name for picture in pictures]
@@ -142,4 +152,7 @@ def _show_csv(answer: Answer) -> None:
     from phisight.cli import output
 
     typer.echo(output.printable(table_csv(answer.text)), nl=False)
+    others = [line for line in answer.text.splitlines() if line.strip() and "|" not in line]
+    if others:
+        output.note(f"{len(others)} lines of the answer are no part of the table, and left out")
     output.note_costs(answer)

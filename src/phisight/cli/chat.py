@@ -53,6 +53,7 @@ def chat(
             output.show_error(error)
             session.failed = True
         except KeyboardInterrupt:
+            sys.stdout.write("\n")
             output.note("stopped; that question is forgotten")
     if session.failed and not _is_interactive():
         raise typer.Exit(2)

@@ -60,16 +60,15 @@ def info(
 
     For a question to others about a fault: all of it, and nothing private.
     """
-    from phisight.cli.output import printable
     from phisight.placement import choose_placement
     from phisight.preview import preview_model
     from phisight.verify.environment import describe_machine
     from phisight.verify.files import shared_name
 
+    _show(describe_machine(choose_placement(None, None)))  # first: the model may not be there
     sizes = preview_model(model)
     gib = 2**30
     rows = {
-        **describe_machine(choose_placement(None, None)),
         "model": f"{shared_name(sizes.folder)} ({sizes.folder.chosen_by})",
         "parameters": f"{sizes.num_parameters:,}",
         "weights": f"{sizes.weight_bytes('bfloat16') / gib:.2f} GiB in bfloat16, "
@@ -77,5 +76,11 @@ def info(
         "context": f"{sizes.context:,} tokens, {sizes.token_bytes / 1024:.0f} KiB each in bfloat16",
         "pictures": f"up to {sizes.num_crops} crops each",
     }
+    _show(rows)
+
+
+def _show(rows: dict[str, str]) -> None:
+    from phisight.cli.output import one_line
+
     for name, value in rows.items():
-        typer.echo(printable(f"{name:<13}{value}"))
+        typer.echo(one_line(f"{name:<13}{value}"))

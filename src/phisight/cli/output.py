@@ -35,8 +35,9 @@ def note(text: str) -> None:
     """One dim line on stderr."""
     from rich.console import Console  # 25 ms that --help does without
 
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    console.print(printable(text), style="dim")
+    console = Console(stderr=True, highlight=False, markup=False)
+    # Wrapped between words at a terminal, one line for a file.
+    console.print(printable(text), style="dim", soft_wrap=not console.is_terminal)
 
 
 def note_model(model: Model) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import glob
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from phisight.errors import ImageError, PromptError
+from phisight.errors import ImageError, PhisightWarning, PromptError
 from phisight.fetch import is_url
 
 STDIN = "-"
@@ -67,6 +68,15 @@ def is_file(word: str) -> bool:
         return False
 
 
+def looks_like_a_picture(word: str) -> bool:
+    """Whether a word in the question's place was meant as a picture, there or not."""
+    return (
+        is_url(word)
+        or _exists(word)
+        or (len(word.split()) == 1 and word.lower().endswith(_SUFFIXES))
+    )
+
+
 def _exists(word: str) -> bool:
     try:
         return Path(word).exists()
@@ -80,7 +90,15 @@ def _in_folder(word: str) -> list[Picture]:
     except OSError as error:
         raise ImageError(f"{word}: the folder cannot be read ({error.strerror})") from None
     if not files:
-        raise ImageError(f"{word}: no picture in this folder ({', '.join(_SUFFIXES)})")
+        raise ImageError(
+            f"{word}: no picture in this folder ({', '.join(_SUFFIXES)}); "
+            "subfolders are not searched"
+        )
+    others = [p.name for p in sorted(Path(word).iterdir()) if p not in files and p.name[0] != "."]
+    if others:
+        names = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        message = f"{word}: left out {len(others)} that are no pictures by their names: {names}"
+        warnings.warn(message, PhisightWarning, stacklevel=2)
     return [Picture(str(path), str(path)) for path in files]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from phisight.config import TEXT_FILES
 from phisight.errors import ConfigError
 from phisight.hub import registry
 from phisight.jsonfile import read_json
@@ -54,12 +55,12 @@ def repo_folder(hub_id: str) -> Path:
 
 
 def missing_files(folder: Path) -> tuple[str, ...]:
-    """The files a snapshot lacks: config.json, and all shards of the index or model.safetensors."""
-    wanted = ["config.json"]
+    """The files a snapshot lacks: those of every model, and all shards or model.safetensors."""
+    wanted = list(TEXT_FILES)
     index = folder / INDEX
     if index.exists():
         try:
-            shards = _read(index).get("weight_map")
+            shards = read_json(index).get("weight_map")
         except ConfigError:
             return (INDEX,)
         if not isinstance(shards, dict) or not shards:
@@ -151,15 +152,9 @@ def _folders(path: Path) -> list[Path]:
 
 def _model_type(snapshot: Path) -> object:
     try:
-        return _read(snapshot / "config.json").get("model_type")
+        return read_json(snapshot / "config.json").get("model_type")
     except ConfigError:
         return None
-
-
-def _read(path: Path) -> dict[str, object]:
-    if not _is_file(path):  # a pipe would block, and a device never ends
-        raise ConfigError(f"{path}: not a file")
-    return read_json(path)
 
 
 def _is_file(path: Path) -> bool:

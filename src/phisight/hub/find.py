@@ -61,6 +61,8 @@ def use_model(name: str) -> ModelFolder:
     """Remember a model that is here for when none is named. Raises as `find_model`."""
     found = find_model(name)
     folder = name != registry.BUNDLED and folder_called(name)
+    if folder and not (folder / "config.json").exists():
+        raise ModelNotFoundError(f"{brief(name)} is no model's folder: it has no config.json")
     # Stored absolute: it must mean the same folder from anywhere.
     choice.remember(str(folder.absolute()) if folder else name)
     return found

@@ -15,8 +15,8 @@ from phisight.jsonfile import brief
 BUNDLED = "nano"
 BUNDLED_PATH = Path(__file__).parents[1] / "assets" / BUNDLED
 BUNDLED_NOTE = (
-    "bundled; reads drawn charts, covers, text, tables and simple shapes in pictures like its "
-    "training ones. For photographs: phisight pull phi-3.5-vision"
+    "nano reads drawn charts, covers, text, tables and simple shapes, and makes mistakes. "
+    "For photographs: phisight pull phi-3.5-vision"
 )
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 

@@ -28,7 +28,7 @@ _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _MOST_CONFIG = 2**20  # bytes of config.json; Phi-3-V's has 4,000
 _MOST_FILE = 2**50  # bytes
 _LONGEST_NAME = 255  # bytes, as file systems have it
-_COPY = "or copy the model's folder from another machine and give its path"
+_COPY = "or copy the model's folder from another machine and name it: --model PATH"
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,8 @@ def locate_tensors(folder: Path) -> dict[str, Path]:
 
 def open_tensors(path: Path) -> safe_open:
     """A safetensors file, mapped. Raises CheckpointError if it is not whole."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        raise CheckpointError(f"{path}: not a regular file")
     try:
         return safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:

@@ -25,7 +25,8 @@ def draw_crops(image: Image.Image, layout: HDLayout) -> Image.Image:
     sheet = Image.new("RGB", (width, height), _PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(20)
     pen.text((_MARGIN, 12), "the whole", _INK, font)
-    pen.text((left, 12), f"{layout.cols} x {layout.rows} crops", _INK, font)
+    blue = "; blue: padding" if layout.pad_before + layout.pad_after else ""
+    pen.text((left, 12), f"{layout.cols} x {layout.rows} crops{blue}", _INK, font)
     top = _MARGIN + 20
     _paste(sheet, padded.resize((CROP, CROP), Image.Resampling.BICUBIC), _MARGIN, top)
     for row in range(layout.rows):

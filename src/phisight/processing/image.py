@@ -94,6 +94,9 @@ def open_image(source: ImageSource, *, urls: UrlPolicy = PUBLIC_URLS) -> Image.I
         if path.exists() and not path.is_file() and not path.is_dir():
             raise ImageError(f"{path}: not a file; pipe the picture in and name it -")
         file = path.open("rb", buffering=0)
+        if path.stat().st_size == 0:
+            file.close()
+            raise ImageError(f"{path}: the file is empty")
     except ImageError:  # it is a ValueError too
         raise
     except FileNotFoundError:

@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from phisight.config import TEXT_FILES
 from phisight.errors import ModelNotFoundError
 from phisight.hub import ModelFolder
 from phisight.verify.report import FileRecord, Finding, gigabytes, listed, printed, worst
 
-_REQUIRED = ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json")
 _READ = (
-    *_REQUIRED,
+    *TEXT_FILES,
     "generation_config.json",
     "chat_template.jinja",
     "model.safetensors.index.json",
@@ -96,7 +96,7 @@ def refused_files(folder: Path, *, anywhere: bool = False) -> dict[str, str]:
 
 def check_files(folder: Path, refused: Mapping[str, str]) -> tuple[Finding, list[Hashed]]:
     """Hash everything that is read; the refused are faults."""
-    faults = [f"{name} is missing" for name in _REQUIRED if not _is_there(folder / name)]
+    faults = [f"{name} is missing" for name in TEXT_FILES if not _is_there(folder / name)]
     hashed = []
     for path in readable_files(folder):
         if path.name in refused:
