@@ -194,7 +194,7 @@ def test_memory_too_small_is_said_before_it_is_asked_for(
         patch.setattr(nano.network, "encode_image", None)
         with pytest.raises(
             errors.BudgetError,
-            match=r"reading \d+ tokens takes 0.\d\d GiB of memory and \w+ has 0.00 GiB free: use",
+            match=r"reading \d+ tokens takes 0.\d\d GiB of memory and \S+ has 0.00 GiB free: use",
         ):
             nano.ask(QUESTION, [BOOK])
         assert not nano.cost(QUESTION, [BOOK]).fits

@@ -58,11 +58,11 @@ def test_a_chats_pictures_are_timed_and_checked_as_any(
     nano: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chat = nano.chat()
-    assert chat.ask("OCR", [SIGN], max_tokens=1).timings.vision > 0.005
+    vision = chat.ask("OCR", [SIGN], max_tokens=1).timings.vision
     monkeypatch.setattr(nano.network, "encode_image", None)
     with pytest.raises(BudgetError, match="the model's context is 4096"):
         chat.ask("What?", [SIGN] * 6)
-    assert chat.ask("And?", max_tokens=1).timings.vision < 0.005, "encoded in the first turn"
+    assert chat.ask("And?", max_tokens=1).timings.vision < vision / 10, "encoded already"
 
 
 def test_two_turns_at_once_both_join(nano: Model) -> None:

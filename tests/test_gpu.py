@@ -79,7 +79,9 @@ def test_no_memory_is_a_clear_error_and_the_model_lives_on() -> None:
     torch.cuda.empty_cache()  # what other tests freed would serve
     torch.cuda.set_per_process_memory_fraction(1e-6)
     try:
-        with pytest.raises(BudgetError, match=r"no memory on cuda for 39\d\d tokens, .*use fewer"):
+        with pytest.raises(
+            BudgetError, match=r"no memory on cuda:0 for 39\d\d tokens, .*use fewer"
+        ):
             model.ask("x" * 3900)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
@@ -90,6 +92,8 @@ def test_memory_too_small_is_said_before_it_is_asked_for(monkeypatch: pytest.Mon
     model = phisight.load()
     with monkeypatch.context() as patch:
         patch.setattr("phisight.engine.engine.free_bytes", lambda device: 2**20)
-        with pytest.raises(BudgetError, match=r"GiB of memory and cuda has 0.00 GiB free: use few"):
+        with pytest.raises(
+            BudgetError, match=r"GiB of memory and cuda:0 has 0.00 GiB free: use few"
+        ):
             model.ask("x" * 3900)
     assert model.ask("Hi", max_tokens=2).usage.completion_tokens <= 2

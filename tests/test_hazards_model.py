@@ -43,18 +43,18 @@ def test_memory_one_byte_too_small(nano: Model, monkeypatch: pytest.MonkeyPatch)
     tokens = nano.cost("OCR", [SIGN]).prompt_tokens
     needed = nano.network.bytes_to_read(tokens)
     with monkeypatch.context() as patch:
-        patch.setattr("phisight.model.memory.free_memory", lambda: needed - 1)
+        patch.setattr("phisight.engine.engine.free_bytes", lambda device: needed - 1)
         patch.setattr(nano.network, "encode_image", None)
         patch.setattr(torch.Tensor, "new_zeros", None)  # what the cache is made by
         with pytest.raises(BudgetError) as caught:
             nano.ask("OCR", [SIGN])
     gib = f"{needed / 2**30:.2f} GiB"
     assert str(caught.value) == (
-        f"reading {tokens} tokens takes {gib} of memory and cpu has {gib} free: "
+        f"reading {tokens} tokens takes {gib} of memory and {nano.network.device} has {gib} free: "
         "use fewer pictures, fewer crops (num_crops), or less text"
     )
     with monkeypatch.context() as patch:
-        patch.setattr("phisight.model.memory.free_memory", lambda: needed)
+        patch.setattr("phisight.engine.engine.free_bytes", lambda device: needed)
         assert nano.ask("OCR", [SIGN], max_tokens=1).finish_reason == "length"
 
 

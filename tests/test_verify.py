@@ -23,7 +23,7 @@ from phisight.config import read_model_config
 from phisight.errors import ModelNotFoundError
 from phisight.verify import agreement, answers, selftest
 from phisight.verify.answers import MAX_TOKENS, PICTURES, QUESTIONS
-from phisight.verify.format import PUBLISHED, rope_fingerprint
+from phisight.verify.declared import FAMILIES, rope_fingerprint
 from phisight.verify.markdown import to_markdown
 from phisight.verify.report import (
     SCHEMA,
@@ -422,7 +422,7 @@ def test_the_pictures_are_the_examples() -> None:
 
 def test_the_official_factors_are_recognised(official: Path) -> None:
     rope = read_model_config(official).rope
-    marks = {item.name: item.rope_sha256 for item in PUBLISHED}
+    marks = {item.name: item.rope_sha256 for item in FAMILIES}
     assert rope_fingerprint(rope.short_factor, rope.long_factor) == marks["Phi-3-vision"]
     assert len(set(marks.values())) == 2
 

@@ -22,8 +22,7 @@ from phisight.model.memory import free_bytes
 from phisight.model.phi3v import Phi3V
 from phisight.placement import Placement, choose_placement
 from phisight.processing.processor import Prompt
-from phisight.verify import agreement, answers, environment, files, selftest, weights
-from phisight.verify import format as form
+from phisight.verify import agreement, answers, declared, environment, files, selftest, weights
 from phisight.verify.report import Finding, Report, Status, gigabytes, printed, without_paths
 
 T = TypeVar("T")
@@ -88,15 +87,18 @@ class _Checks:
         if any(path.name in self._refused for path in files.readable_files(folder)):
             self._skip(_OF_CONTENTS, "not run: a fault in files")
             return None, {"files": False}, 0
-        config, recognised = self._run("config", lambda: form.check_config(folder)) or (None, None)
+        config, recognised = self._run("config", lambda: declared.check_config(folder)) or (
+            None,
+            None,
+        )
         report.recognised = recognised.name if recognised else None
         usable: dict[str, bool | None] = {
             "config": config is not None,
             "preprocessor": self._run(
-                "preprocessor", lambda: form.check_preprocessor(folder, recognised)
+                "preprocessor", lambda: declared.check_preprocessor(folder, recognised)
             ),
-            "tokenizer": self._run("tokenizer", lambda: form.check_tokenizer(folder, config)),
-            "chat template": self._run("chat template", lambda: form.check_template(folder)),
+            "tokenizer": self._run("tokenizer", lambda: declared.check_tokenizer(folder, config)),
+            "chat template": self._run("chat template", lambda: declared.check_template(folder)),
         }
         if config is None:
             self._skip(("weights",), "not run: a fault in config")

@@ -16,7 +16,7 @@ from PIL import Image
 from phisight.config import ProcessorConfig
 from phisight.jsonfile import read_json
 from phisight.processing.image import cut_crops
-from phisight.verify.format import CLIP_MEAN, CLIP_STD
+from phisight.verify.declared import CLIP_MEAN, CLIP_STD
 from phisight.verify.report import Finding, listed, worst
 
 

@@ -35,8 +35,8 @@ _RENDERED = (
 
 
 @dataclass(frozen=True)
-class Published:
-    """A model Microsoft published, and what its folder holds."""
+class Family:
+    """A published model, and what marks its folder and those of its finetunes."""
 
     name: str
     rope_sha256: str  # of its short and long RoPE factors, see `rope_fingerprint`
@@ -46,13 +46,9 @@ class Published:
 # Phi-3-vision's factors are those of tests/data/phi3v/config.json. Phi-3.5-vision's stand alike in
 # sdpython/experimental-experiment (experimental_experiment/torch_models/llm_model_helper.py, a copy
 # of its config.json) and in the log of mlc-ai/mlc-llm issue 3394.
-PUBLISHED = (
-    Published(
-        "Phi-3-vision", "125d65b288a412a44d363c37e66f097164f15c820ae81408cd5f6953d9bc5d06", 16
-    ),
-    Published(
-        "Phi-3.5-vision", "116e792dd2ef8dc63dc5f682b8bddb1b769854393120a084f79e6087a9a124b7", 4
-    ),
+FAMILIES = (
+    Family("Phi-3-vision", "125d65b288a412a44d363c37e66f097164f15c820ae81408cd5f6953d9bc5d06", 16),
+    Family("Phi-3.5-vision", "116e792dd2ef8dc63dc5f682b8bddb1b769854393120a084f79e6087a9a124b7", 4),
 )
 
 
@@ -61,11 +57,11 @@ def rope_fingerprint(short: tuple[float, ...], long: tuple[float, ...]) -> str:
     return hashlib.sha256(json.dumps([list(short), list(long)]).encode()).hexdigest()
 
 
-def check_config(folder: Path) -> tuple[Finding, tuple[ModelConfig, Published | None]]:
+def check_config(folder: Path) -> tuple[Finding, tuple[ModelConfig, Family | None]]:
     """Read config.json and say whose it is. Raises ConfigError."""
     config = read_model_config(folder)
     rope = rope_fingerprint(config.rope.short_factor, config.rope.long_factor)
-    by_rope = next((item for item in PUBLISHED if item.rope_sha256 == rope), None)
+    by_rope = next((item for item in FAMILIES if item.rope_sha256 == rope), None)
     recognised = by_rope or _by_name(read_json(folder / "config.json"))
     sizes = f"{config.num_layers} layers of {config.hidden_size}, context {config.max_positions}"
     notes = []
@@ -77,7 +73,7 @@ def check_config(folder: Path) -> tuple[Finding, tuple[ModelConfig, Published | 
     return worst("config", [], notes, f"{whose}: {sizes}"), (config, recognised)
 
 
-def check_preprocessor(folder: Path, recognised: Published | None) -> tuple[Finding, bool]:
+def check_preprocessor(folder: Path, recognised: Family | None) -> tuple[Finding, bool]:
     """Crops and normalization against the model's. Raises ConfigError."""
     config = read_processor_config(folder)
     faults, notes = [], []
@@ -88,7 +84,7 @@ def check_preprocessor(folder: Path, recognised: Published | None) -> tuple[Find
         if found != expected:
             faults.append(f"{key}={list(found)} is not CLIP's {list(expected)}")
     if recognised is not None and config.num_crops != recognised.num_crops:
-        theirs = next((item for item in PUBLISHED if item.num_crops == config.num_crops), None)
+        theirs = next((item for item in FAMILIES if item.num_crops == config.num_crops), None)
         if theirs is not None:
             faults.append(
                 f"preprocessor_config.json has num_crops={config.num_crops}, which is "
@@ -144,10 +140,10 @@ def check_template(folder: Path) -> tuple[Finding, bool]:
     return worst("chat template", faults, [], "renders the Phi-3-V format to the letter"), True
 
 
-def _by_name(data: Mapping[str, Any]) -> Published | None:
+def _by_name(data: Mapping[str, Any]) -> Family | None:
     """Only our own name is ever reported: theirs may be a path of the machine it was made on."""
     name = str(data.get("_name_or_path", ""))
-    return next((item for item in PUBLISHED if item.name in name), None)
+    return next((item for item in FAMILIES if item.name in name), None)
 
 
 def _first_difference(one: str, other: str) -> int:
