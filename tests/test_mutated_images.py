@@ -32,6 +32,7 @@ SLACK = 2**28  # address space that torch, a thread's stack and the crops may st
 OFFICIAL = Path(__file__).parent / "data" / "phi3v"
 
 SENTENCES = (
+    "the file is empty",
     rf"not a picture phisight reads; convert it to one of {', '.join(FORMATS)}",
     r"the picture is damaged or cut short",
     r"\d+x\d+ pixels; the limit is 89,478,485 pixels\. Scale the picture down",
