@@ -28,7 +28,7 @@ def main() -> None:
             f"\n{answer.timings.total:.1f} s  "
             f"({tokens.prompt_tokens} tokens read, {tokens.completion_tokens} written)"
         )
-    print(f"\n{model.name}: {model.note}")
+    print(f"\n{model.note}")
 
 
 if __name__ == "__main__":
