@@ -3,12 +3,14 @@
 import contextlib
 import dataclasses
 import inspect
+import io
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from PIL import Image
 
 import phisight
 from phisight.cli.ask import ask, task_command
+from phisight.cli.main import main
 from phisight.cli.output import EXIT_CODES, one_line, printable
 from phisight.cli.pictures import find_pictures
 from phisight.errors import PhisightError, PhisightWarning
@@ -110,11 +113,22 @@ def test_compare_takes_all_pictures_together() -> None:
     ],
 )
 def test_mistakes_get_one_sentence_and_a_code(
-    words: tuple[str, ...], code: int, message: str, tmp_path: Path
+    words: tuple[str, ...],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = phi(*words, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (code, "")
-    assert message in done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["phisight", *words])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+        warnings.simplefilter("default")  # as in the program, which shows them
+        main()
+    shown = capsys.readouterr()
+    assert (ended.value.code, shown.out) == (code, "")
+    assert message in shown.err
 
 
 def test_a_broken_model_folder_is_named(nano_copy: Path) -> None:
