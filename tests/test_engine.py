@@ -102,7 +102,7 @@ def nano_exact() -> phisight.Model:
     return phisight.load("nano", dtype="float32")
 
 
-@pytest.mark.parametrize("length", [4094])
+@pytest.mark.parametrize("length", [4093, 4095])
 def test_law_on_nano_to_the_end_of_its_context(nano_exact: phisight.Model, length: int) -> None:
     ids = [256, *random.Random(length).choices(range(32, 127), k=length - 1)]
     assert len(generate(nano_exact.network, ids, (), 8)) == 4096 - length
