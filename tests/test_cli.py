@@ -87,7 +87,7 @@ def test_compare_takes_all_pictures_together() -> None:
         (("table", BOOK, SIGN, "--csv"), 2, "--csv takes one picture at a time, not 2"),
         (("use", "."), 3, "phisight: '.' is no model's folder: it has no config.json"),
         (("ask", "What?", "--temperature", "-1"), 2, "temperature"),
-        (("ask", "What?", "--top-p", "nan"), 2, "top"),
+        (("ask", "What?", "--top-p", "nan"), 2, "top-p"),
         (("ask", "What?", "--num-crops", "0"), 2, "num-crops"),
         (("ask", "What?", "--max-new-tokens", "9"), 2, "No such option"),
         (("ask", "What?", "--dtype", "int8"), 2, "dtype='int8': expected one of"),
