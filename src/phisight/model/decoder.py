@@ -21,6 +21,11 @@ from phisight.model.rope import Rotation, rotate
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
+def widened(x: Tensor) -> Tensor:
+    """At least float32; wider stays as it is."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 class RMSNorm(nn.Module):
     """float32 inside, cast back *before* the weight is applied, as the reference does."""
 
@@ -30,7 +35,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        wide = widened(x)
         normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return normed.to(x.dtype) * self.weight
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from phisight.config import ModelConfig
 from phisight.hd import PATCHES
-from phisight.model.decoder import Attend, DecoderLayer, RMSNorm
+from phisight.model.decoder import Attend, DecoderLayer, RMSNorm, widened
 from phisight.model.projector import ImageEmbedding
 from phisight.model.rope import Rope, Rotation
 from phisight.model.vision import empty_embedding
@@ -49,6 +49,17 @@ class Phi3VModel(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
+    def embed(self, slots: Tensor, images: Sequence[Tensor]) -> Tensor:
+        """(..., T, D) input embeddings of (..., T) ids; -n takes the next image token of picture n.
+
+        `images` are (num_tokens, D), as many as -n stands for in all.
+        """
+        x: Tensor = self.embed_tokens(slots.clamp(min=0))
+        for number, features in enumerate(images, start=1):
+            # Not in place: in training `x` may be a leaf.
+            x = x.index_put((slots == -number,), features.to(x.device, x.dtype))
+        return x
+
 
 class Phi3V(nn.Module):
     """encode_image -> embed -> forward -> logits; each a pure function of its arguments."""
@@ -79,10 +90,7 @@ class Phi3V(nn.Module):
     def embed(self, ids: Sequence[int], images: Sequence[EncodedImage]) -> Tensor:
         """(T, D) input embeddings; -n in `ids` takes the next image token of picture n."""
         slots = torch.tensor(ids, device=self.device)
-        x: Tensor = self.model.embed_tokens(slots.clamp(min=0))
-        for number, image in enumerate(images, start=1):
-            x[slots == -number] = image.features
-        return x
+        return self.model.embed(slots, [image.features for image in images])
 
     def forward(self, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         """(..., T, D) embeddings to (..., T, D) final hidden states, normed."""
@@ -92,8 +100,7 @@ class Phi3V(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) hidden states to (..., V) float32 logits (float64 stays float64)."""
-        scores: Tensor = self.lm_head(hidden)
-        return scores if scores.dtype == torch.float64 else scores.float()
+        return widened(self.lm_head(hidden))
 
     # What the work costs: for previews, and for benchmarks to say how far from the least they are.
 

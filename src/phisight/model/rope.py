@@ -18,7 +18,7 @@ from phisight.config import RopeConfig
 
 
 class Rotation(NamedTuple):
-    """cos and sin at the positions of some tokens, each (T, d), in the model's dtype."""
+    """cos and sin at the positions of some tokens, each (..., T, d), in the model's dtype."""
 
     cos: Tensor
     sin: Tensor
@@ -43,16 +43,21 @@ class Rope:
 
     def rotation(self, start: int, stop: int, *, length: int, dtype: torch.dtype) -> Rotation:
         """cos and sin of positions start..stop-1 in a sequence of `length` tokens."""
-        inverse = self._long if self.is_long(length) else self._short
-        positions = torch.arange(start, stop, device=inverse.device).float()
-        angles = torch.outer(positions, inverse)  # (T, d/2)
-        angles = torch.cat([angles, angles], dim=-1)  # (T, d)
+        positions = torch.arange(start, stop, device=self._short.device)
+        is_long = torch.tensor(self.is_long(length), device=self._short.device)
+        return self.rotation_at(positions, is_long, dtype)
+
+    def rotation_at(self, positions: Tensor, is_long: Tensor, dtype: torch.dtype) -> Rotation:
+        """cos and sin at (..., T) positions of sequences which are, or are not, long: (...)."""
+        inverse = torch.where(is_long[..., None], self._long, self._short)  # (..., d/2)
+        angles = positions.float()[..., None] * inverse[..., None, :]  # (..., T, d/2)
+        angles = torch.cat([angles, angles], dim=-1)  # (..., T, d)
         scale = self.config.attention_scale
         return Rotation((angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype))
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Turn (..., T, 2, heads, d) queries and keys by their positions."""
-    cos, sin = rotation.cos[:, None, None], rotation.sin[:, None, None]  # (T, 1, 1, d)
+    cos, sin = (part[..., None, None, :] for part in rotation)  # (..., T, 1, 1, d)
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin

@@ -2,12 +2,15 @@
 
 Attribute names are the checkpoint's keys (the misspelt `pre_layrnorm` too). Follows CLIP
 (Radford et al. 2021) as `transformers` names it. Layers after the feature layer and
-`post_layernorm` are never read by Phi-3-V and are not built.
+`post_layernorm` are never read by Phi-3-V and are not built; whoever adds them, to keep a
+checkpoint whole, will find that they are not run.
 
 Dimensions: N crops, P = 24*24 patches, T = 1 + P tokens with the class token, E hidden size.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 from torch import Tensor, nn
@@ -89,10 +92,11 @@ class VisionLayer(nn.Module):
 class VisionEncoder(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(VisionLayer(config) for _ in range(config.num_layers))
+        self.num_used = config.num_layers
+        self.layers = nn.ModuleList(VisionLayer(config) for _ in range(self.num_used))
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
+        for layer in itertools.islice(self.layers, self.num_used):
             x = layer(x)
         return x
 

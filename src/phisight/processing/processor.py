@@ -109,12 +109,7 @@ class Processor:
         Each picture must have exactly one tag, and the tag's number says which picture stands
         there, in any order. (The reference puts them in list order whatever the tags say.)
         """
-        check_text(text)
-        pieces, numbers = _TAG.split(text)[::2], _TAG.split(text)[1::2]
-        # 0 is no picture's number: it stands for numbers too long for any list of pictures.
-        tags = [int(number) if len(number) < 10 else 0 for number in numbers]
-        if sorted(tags) != list(range(1, len(images) + 1)):
-            raise PromptError(_tag_mismatch(numbers, len(images)))
+        pieces, tags = split_tags(text, len(images))
         return self._join([self.tokenizer.encode(piece) for piece in pieces], tags, images)
 
     def message_prompt(
@@ -146,10 +141,32 @@ class Processor:
         images: Sequence[ImageSource | ReadyImage],
     ) -> Prompt:
         ready = tuple(map(self.image, images))
-        ids = list(pieces[0])
-        for tag, piece in zip(tags, pieces[1:], strict=True):
-            ids += [-tag] * ready[tag - 1].num_tokens + piece
+        ids = join_pieces(pieces, tags, [image.num_tokens for image in ready])
         return Prompt(tuple(ids), ready)
+
+
+def split_tags(text: str, num_images: int) -> tuple[list[str], list[int]]:
+    """A raw prompt's text between its <|image_n|> tags, and their numbers in the text's order.
+
+    Raises PromptError if the numbers are not those of `num_images` pictures, each once.
+    """
+    check_text(text)
+    pieces, numbers = _TAG.split(text)[::2], _TAG.split(text)[1::2]
+    # 0 is no picture's number: it stands for numbers too long for any list of pictures.
+    tags = [int(number) if len(number) < 10 else 0 for number in numbers]
+    if sorted(tags) != list(range(1, num_images + 1)):
+        raise PromptError(_tag_mismatch(numbers, num_images))
+    return pieces, tags
+
+
+def join_pieces(
+    pieces: Sequence[Sequence[int]], tags: Sequence[int], counts: Sequence[int]
+) -> list[int]:
+    """Ids of the pieces, with -n between them as often as picture n has tokens (`counts`)."""
+    ids = list(pieces[0])
+    for tag, piece in zip(tags, pieces[1:], strict=True):
+        ids += [-tag] * counts[tag - 1] + list(piece)
+    return ids
 
 
 def _tag_mismatch(numbers: list[str], num_images: int) -> str:
