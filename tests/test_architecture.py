@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "preview": {"hub", "model", "processing"},
     "cost": set(),
     "tasks": set(),
+    "hf": {"model", "processing"},
     "verify": {"api", "engine", "hub", "model", "placement", "processing"},
     "cli": {"answer", "api", "chat", "fetch", "hub", "placement", "preview", "tasks", "verify"},
     "__init__": {
@@ -61,7 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # Libraries and the only rooms that may import them.
 LIBRARIES: dict[str, set[str]] = {
-    "PIL": {"preview", "processing", "verify"},
+    "PIL": {"hf", "preview", "processing", "verify"},
     "jinja2": {"processing"},
     "tokenizers": {"processing"},
     "numpy": {"processing", "verify"},
@@ -73,9 +74,11 @@ LIBRARIES: dict[str, set[str]] = {
     "psutil": {"machine"},
     "typer": {"cli"},
     "rich": {"cli"},
+    "transformers": {"hf"},
     "torch": {
         "api",
         "engine",
+        "hf",
         "kernels",
         "model",
         "placement",

@@ -145,6 +145,11 @@ class Processor:
         return Prompt(tuple(ids), ready)
 
 
+def count_tags(text: str) -> int:
+    """How many <|image_n|> tags a raw prompt has."""
+    return len(_TAG.findall(text))
+
+
 def split_tags(text: str, num_images: int) -> tuple[list[str], list[int]]:
     """A raw prompt's text between its <|image_n|> tags, and their numbers in the text's order.
 

@@ -1,0 +1,53 @@
+"""The official classes' names, on our modules, for today's transformers.
+
+    import phisight.hf                      # before the how-to's own code
+
+registers them, so that AutoModelForCausalLM, AutoProcessor and their like take them for every
+Phi-3-V folder. No code from a model folder is run, whatever `trust_remote_code` says.
+"""
+
+from __future__ import annotations
+
+try:
+    from transformers import (
+        AutoConfig,
+        AutoImageProcessor,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoProcessor,
+    )
+except ModuleNotFoundError as error:
+    if error.name != "transformers":
+        raise
+    raise ModuleNotFoundError(
+        "phisight.hf needs transformers: pip install 'phisight[hf]'", name=error.name
+    ) from None
+
+from phisight.hf.cache import Phi3VCache
+from phisight.hf.collator import Phi3VCollator
+from phisight.hf.config import Phi3VConfig
+from phisight.hf.image_processor import Phi3VImageProcessor
+from phisight.hf.model import Phi3VForCausalLM
+from phisight.hf.processor import Phi3VProcessor
+
+__all__ = [
+    "Phi3VCache",
+    "Phi3VCollator",
+    "Phi3VConfig",
+    "Phi3VForCausalLM",
+    "Phi3VImageProcessor",
+    "Phi3VProcessor",
+]
+
+
+def _register() -> None:
+    """Tell transformers' Auto classes; again after a reload."""
+    AutoConfig.register("phi3_v", Phi3VConfig, exist_ok=True)
+    for auto in (AutoModelForCausalLM, AutoModelForImageTextToText):
+        auto.register(Phi3VConfig, Phi3VForCausalLM, exist_ok=True)
+    backends = {"pil": Phi3VImageProcessor, "torchvision": Phi3VImageProcessor}
+    AutoImageProcessor.register(Phi3VConfig, image_processor_classes=backends, exist_ok=True)
+    AutoProcessor.register(Phi3VConfig, Phi3VProcessor, exist_ok=True)
+
+
+_register()

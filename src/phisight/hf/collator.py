@@ -1,0 +1,61 @@
+"""Conversations with pictures to a training batch whose labels are the assistant's words only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers import BatchFeature
+
+from phisight.errors import PromptError
+from phisight.hf.processor import Phi3VProcessor
+
+IGNORED = -100  # the label that a loss does not count
+
+
+class Phi3VCollator:
+    """`collate_fn` for a DataLoader, `data_collator` for a Trainer.
+
+    An example is {"messages": [...], "images": [...]}: messages as `apply_chat_template` takes
+    them, the last from the assistant; `images` may be left out where parts bring their own.
+    """
+
+    def __init__(self, processor: Phi3VProcessor) -> None:
+        self.processor = processor
+        tokenizer = processor.tokenizer
+        self._opens, self._ends = tokenizer.convert_tokens_to_ids(["<|assistant|>", "<|end|>"])
+        # What the template puts between <|assistant|> and the answer: "\n", or nothing where the
+        # token swallows it.
+        self._lead = len(tokenizer("<|assistant|>\n", add_special_tokens=False).input_ids) - 1
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> BatchFeature:
+        """`forward`'s arguments, `labels` (B, T) among them; padded on the right.
+
+        Raises PromptError for an example with nothing to learn.
+        """
+        chats = [example["messages"] for example in examples]
+        for number, messages in enumerate(chats):
+            if not messages or messages[-1].get("role") != "assistant":
+                raise PromptError(f"example {number}: the last message must be the assistant's")
+        texts, own = self.processor.render(chats)
+        images = [
+            [*parts, *example.get("images", ())]
+            for parts, example in zip(own, examples, strict=True)
+        ]
+        batch = self.processor(texts, images, padding=True, padding_side="right")
+        batch["labels"] = self.labels(batch["input_ids"])
+        return batch
+
+    def labels(self, input_ids: Tensor) -> Tensor:
+        """(B, T) ids where the assistant speaks, its <|end|> included, and -100 elsewhere."""
+        labels = input_ids.new_full(input_ids.shape, IGNORED)
+        for row, ids in enumerate(input_ids.tolist()):
+            start = None
+            for at, token in enumerate(ids):
+                if token == self._opens:
+                    start = at + 1 + self._lead
+                elif token == self._ends and start is not None:
+                    labels[row, start : at + 1] = input_ids[row, start : at + 1]
+                    start = None
+        return labels

@@ -1,0 +1,106 @@
+"""`generate` for pictures: what transformers' own needs to know of this model.
+
+Owns how pictures enter generation (as embeddings, encoded once), which cache it uses, and where it
+ends. Everything else, from beams to streamers, is transformers'.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache, GenerationMixin, StoppingCriteria
+
+from phisight.config import ModelConfig
+from phisight.errors import PromptError
+from phisight.hf.cache import Phi3VCache
+from phisight.hf.config import Phi3VConfig
+from phisight.hf.embedding import embed
+from phisight.model.phi3v import Phi3VModel
+
+
+class _EndOfContext(StoppingCriteria):
+    def __init__(self, max_positions: int) -> None:
+        self._max_positions = max_positions
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        full = input_ids.shape[1] >= self._max_positions
+        return torch.full(input_ids.shape[:1], full, device=input_ids.device)
+
+
+class Phi3VGeneration(GenerationMixin):
+    """The generation half of Phi3VForCausalLM."""
+
+    config: Phi3VConfig
+    structure: ModelConfig
+    model: Phi3VModel
+
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        generation_config: Any = None,
+        *,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_sizes: Tensor | None = None,
+        stopping_criteria: Any = (),
+        **kwargs: Any,
+    ) -> Any:
+        """As transformers' `generate`. Image places come back as 0, as from the official code.
+
+        Pictures are encoded once, whatever the number of beams. Ends at the end of the context.
+        """
+        ids = inputs if input_ids is None else input_ids
+        if ids is not None and bool((ids < 0).any()):
+            if kwargs.get("inputs_embeds") is None:
+                with torch.no_grad():
+                    here = ids.to(self.model.embed_tokens.weight.device)
+                    kwargs["inputs_embeds"] = embed(self.model, here, pixel_values, image_sizes)
+            ids = ids.clamp(min=0)  # a copy: the caller's ids stay as they are
+        elif pixel_values is not None:
+            raise PromptError("pixel_values without places for them in input_ids")
+        ends = _EndOfContext(self.structure.max_positions)
+        return super().generate(
+            ids, generation_config, stopping_criteria=[*(stopping_criteria or ()), ends], **kwargs
+        )
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """transformers', where a prompt of embeddings may also come in chunks, or have drafted
+        tokens after it."""
+        if inputs_embeds is not None and is_first_iteration and next_sequence_length is None:
+            past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+            stop = past + input_ids.shape[1]
+            drafted = input_ids[:, inputs_embeds.shape[1] - past :]
+            whole = torch.cat([inputs_embeds, self.model.embed_tokens(drafted)], dim=1)
+            inputs_embeds = whole[:, past:stop]
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+        return inputs
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any
+    ) -> None:
+        kind = generation_config.cache_implementation
+        if (
+            generation_config.use_cache
+            and kind in (None, "dynamic")
+            and model_kwargs.get("past_key_values") is None
+        ):
+            model_kwargs["past_key_values"] = Phi3VCache(self.config)
+        else:
+            super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
