@@ -147,7 +147,7 @@ class Phi3VForCausalLM(PreTrainedModel, Phi3VGeneration, GenerationMixin):
         input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
         image_sizes: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | dict[str, Tensor] | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
@@ -179,6 +179,8 @@ class Phi3VForCausalLM(PreTrainedModel, Phi3VGeneration, GenerationMixin):
             )
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
+        if isinstance(attention_mask, dict):  # 4-D, by kind of layer, for a static cache
+            attention_mask = attention_mask["full_attention"]
         checkpointing = self.gradient_checkpointing and self.training
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
