@@ -29,6 +29,7 @@ def embed(
     `image_sizes` (N, 2), heights and widths in pixels, hold the pictures row by row. Raises
     PromptError and ImageError where they do not belong together.
     """
+    input_ids = beside(input_ids, network.embed_tokens.weight)
     per_row = (-input_ids).amax(1).clamp(min=0)  # pictures of each row, (B,)
     before = per_row.cumsum(0) - per_row
     slots = torch.where(input_ids < 0, input_ids - before[:, None], input_ids)
@@ -63,6 +64,11 @@ def _encode(
                 f"image_sizes says {height}x{width}, which are not multiples of {CROP}, or more "
                 f"than the {len(crops) - 1} crops in pixel_values"
             )
-        real = crops[: 1 + rows * cols].to(tower.glb_GN.device, tower.glb_GN.dtype)
-        images.append(tower(real, rows, cols))
+        real = crops[: 1 + rows * cols].to(tower.glb_GN.dtype)
+        images.append(tower(beside(real, tower.glb_GN), rows, cols))
     return images
+
+
+def beside(tensor: Tensor, weight: Tensor) -> Tensor:
+    """The tensor on the weight's device; as it is if that is off-loaded, whose hook will move it."""
+    return tensor if weight.is_meta else tensor.to(weight.device)

@@ -55,8 +55,7 @@ class Phi3VGeneration(GenerationMixin):
         if ids is not None and bool((ids < 0).any()):
             if kwargs.get("inputs_embeds") is None:
                 with torch.no_grad():
-                    here = ids.to(self.model.embed_tokens.weight.device)
-                    kwargs["inputs_embeds"] = embed(self.model, here, pixel_values, image_sizes)
+                    kwargs["inputs_embeds"] = embed(self.model, ids, pixel_values, image_sizes)
             ids = ids.clamp(min=0)  # a copy: the caller's ids stay as they are
         elif pixel_values is not None:
             raise PromptError("pixel_values without places for them in input_ids")

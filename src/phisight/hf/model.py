@@ -181,6 +181,8 @@ class Phi3VForCausalLM(PreTrainedModel, Phi3VGeneration, GenerationMixin):
             output_hidden_states = self.config.output_hidden_states
         if isinstance(attention_mask, dict):  # 4-D, by kind of layer, for a static cache
             attention_mask = attention_mask["full_attention"]
+        if attention_mask is not None:
+            attention_mask = attention_mask.to(inputs_embeds.device)
         checkpointing = self.gradient_checkpointing and self.training
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training

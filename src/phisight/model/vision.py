@@ -32,18 +32,28 @@ def empty_embedding(rows: int, size: int) -> nn.Embedding:
     return nn.Embedding.from_pretrained(torch.empty(rows, size), freeze=False)
 
 
+class PatchEmbedding(nn.Conv2d):
+    """(N, 3, 336, 336) crops to (N, P, E)."""
+
+    def forward(self, crops: Tensor) -> Tensor:
+        return embed_patches(crops, self.weight)
+
+
 class VisionEmbeddings(nn.Module):
+    """Weights of others are not reached into: each module's may be off-loaded until it is called."""
+
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         hidden = config.hidden_size
         self.class_embedding = nn.Parameter(torch.empty(hidden))
-        self.patch_embedding = nn.Conv2d(3, hidden, _PATCH, stride=_PATCH, bias=False)
+        self.patch_embedding = PatchEmbedding(3, hidden, _PATCH, stride=_PATCH, bias=False)
         self.position_embedding = empty_embedding(1 + PATCHES * PATCHES, hidden)
 
     def forward(self, crops: Tensor) -> Tensor:
-        patches = embed_patches(crops, self.patch_embedding.weight)  # (N, P, E)
+        patches = self.patch_embedding(crops)  # (N, P, E)
         first = self.class_embedding.expand(len(crops), 1, -1)
-        return torch.cat([first, patches], dim=1) + self.position_embedding.weight  # (N, T, E)
+        tokens = torch.cat([first, patches], dim=1)  # (N, T, E)
+        return tokens + self.position_embedding(torch.arange(tokens.shape[1], device=crops.device))
 
 
 class VisionAttention(nn.Module):
