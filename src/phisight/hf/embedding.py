@@ -70,5 +70,5 @@ def _encode(
 
 
 def beside(tensor: Tensor, weight: Tensor) -> Tensor:
-    """The tensor on the weight's device; as it is if that is off-loaded, whose hook will move it."""
+    """The tensor on the weight's device; as it is if that is off-loaded: its hook moves it."""
     return tensor if weight.is_meta else tensor.to(weight.device)

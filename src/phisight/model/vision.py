@@ -40,7 +40,7 @@ class PatchEmbedding(nn.Conv2d):
 
 
 class VisionEmbeddings(nn.Module):
-    """Weights of others are not reached into: each module's may be off-loaded until it is called."""
+    """No other module's weights are reached into: they may be off-loaded until it is called."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
