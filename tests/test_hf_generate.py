@@ -346,6 +346,21 @@ def test_stopping_criteria_of_one_s_own(small: Phi3VForCausalLM) -> None:
     assert new_tokens(small, padded([text(6)]), max_new_tokens=5).shape[1] == 5
 
 
+def test_stop_strings(nano_bridge: tuple[Phi3VForCausalLM, Phi3VProcessor]) -> None:
+    model, processor = nano_bridge
+    inputs = processor(BATCH[3][0], EXAMPLES / "book.png")
+    got = new_tokens(
+        model, inputs, stop_strings=["book is"], tokenizer=processor.tokenizer, max_new_tokens=60
+    )
+    assert processor.decode(got[0]) == "The title of the book is"
+
+
+def test_padding_on_the_right_is_refused(small: Phi3VForCausalLM) -> None:
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    with pytest.raises(PromptError, match="ends with padding.*pad on the left"):
+        small.generate(torch.ones(2, 3, dtype=torch.long), attention_mask=mask, max_new_tokens=2)
+
+
 def test_an_unknown_option_is_refused(small: Phi3VForCausalLM) -> None:
     with pytest.raises(ValueError, match="max_new_token"):
         small.generate(**padded([text(6)]), max_new_token=5)

@@ -59,6 +59,12 @@ class Phi3VGeneration(GenerationMixin):
             ids = ids.clamp(min=0)  # a copy: the caller's ids stay as they are
         elif pixel_values is not None:
             raise PromptError("pixel_values without places for them in input_ids")
+        mask = kwargs.get("attention_mask")
+        if mask is not None and mask.dim() == 2 and not bool(mask[:, -1].all()):
+            raise PromptError(
+                "attention_mask ends with padding, and an answer would go on after that: pad on "
+                "the left, as the processor does unless told otherwise"
+            )
         ends = _EndOfContext(self.structure.max_positions)
         return super().generate(
             ids, generation_config, stopping_criteria=[*(stopping_criteria or ()), ends], **kwargs
@@ -89,6 +95,7 @@ class Phi3VGeneration(GenerationMixin):
             is_first_iteration=is_first_iteration,
             **kwargs,
         )
+        inputs.pop("tokenizer", None)  # generate's, for stop_strings; no argument of forward
         return inputs
 
     def _prepare_cache_for_generation(
