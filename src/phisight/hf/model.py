@@ -10,7 +10,6 @@ Dimensions: B rows, T tokens, D hidden size, N pictures, V vocabulary size.
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,19 +17,19 @@ from torch import Tensor, nn
 from transformers import Cache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils import cached_file, is_flash_attn_2_available
+from transformers.utils import is_flash_attn_2_available
 
-from phisight.errors import CheckpointError, OptionError, PhisightWarning, PromptError
+from phisight.errors import OptionError, PhisightWarning, PromptError
 from phisight.hf.cache import Phi3VCache
 from phisight.hf.config import Phi3VConfig
 from phisight.hf.embedding import embed
 from phisight.hf.generation import Phi3VGeneration
+from phisight.hf.loading import add_stop_ids, check_files, check_info
 from phisight.hf.network import BatchReader, Record
 from phisight.model.decoder import widened
 from phisight.model.phi3v import Phi3VModel
 from phisight.model.projector import ImageEmbedding
 from phisight.model.vision import VisionEmbeddings, VisionLayer
-from phisight.processing.tokenizer import Tokenizer
 
 _UNREAD = r"vision_model\.(post_layernorm|encoder\.layers\.\d+)\."
 
@@ -41,6 +40,7 @@ class Phi3VForCausalLM(PreTrainedModel, Phi3VGeneration, GenerationMixin):
     config_class = Phi3VConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True  # a Trainer then divides by the words of all accumulated batches
     is_causal = True  # this and the next for transformers' attention functions
     num_key_value_groups = 1
     _supports_sdpa = True
@@ -92,55 +92,24 @@ class Phi3VForCausalLM(PreTrainedModel, Phi3VGeneration, GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As transformers', but missing and left-over tensors are a CheckpointError, and the
-        default stop ids are those that end a turn, not config.json's alone."""
+        """As transformers', from safetensors only. Missing, left-over and misshapen tensors are a
+        CheckpointError, and the default stop ids are those that end a turn."""
+        check_files(pretrained_model_name_or_path, kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-        )
-        wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys")}
-        if any(wrong.values()):
-            told = "; ".join(
-                f"{len(keys)} {kind.replace('_', ' ')}: {', '.join(keys[:5])}"
-                for kind, keys in wrong.items()
-                if keys
-            )
-            raise CheckpointError(f"{pretrained_model_name_or_path}: not a whole model. {told}")
-        model._add_stop_ids(pretrained_model_name_or_path, kwargs)
+        may_mismatch = kwargs.pop("ignore_mismatched_sizes", False)
+        options = kwargs | {
+            "use_safetensors": True,
+            "output_loading_info": True,
+            "ignore_mismatched_sizes": True,  # told by us, with names
+        }
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, **options)
+        check_info(pretrained_model_name_or_path, info, may_mismatch=may_mismatch)
+        # An adapter's folder stands for its base model's.
+        name = model.config.name_or_path or pretrained_model_name_or_path
+        add_stop_ids(model.generation_config, model.structure, name, kwargs)
+        if model.generation_config.pad_token_id is None:
+            model.generation_config.pad_token_id = model.config.pad_token_id
         return (model, info) if wants_info else model
-
-    def _add_stop_ids(self, name: Any, options: dict[str, Any]) -> None:
-        known = (
-            "cache_dir",
-            "force_download",
-            "local_files_only",
-            "token",
-            "revision",
-            "subfolder",
-        )
-        file = cached_file(
-            name,
-            "tokenizer.json",
-            **{key: options[key] for key in known if key in options},
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        if file is None:
-            warnings.warn(
-                f"{name} has no tokenizer.json: answers stop at the ids of its config.json only, "
-                "which for the published models never come",
-                PhisightWarning,
-                stacklevel=3,
-            )
-            return
-        stop_ids = Tokenizer(Path(file).parent).stop_ids
-        eos = self.generation_config.eos_token_id
-        own = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
-        self.generation_config.eos_token_id = sorted(
-            stop_ids.union(own, self.structure.eos_token_ids)
-        )
-        if self.generation_config.pad_token_id is None:
-            self.generation_config.pad_token_id = self.config.pad_token_id
 
     def forward(
         self,

@@ -79,8 +79,7 @@ def _checked_files(folder: Path, model: Phi3V) -> dict[str, Path]:
     files = locate_tensors(folder)
     wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
     _check_keys(folder, wanted, stored_shapes(files), model.config)
-    if _TIED in files:
-        _check_tied(files)
+    check_tied(files)
     return files
 
 
@@ -168,7 +167,10 @@ def _check_keys(
         )
 
 
-def _check_tied(files: Mapping[str, Path]) -> None:
+def check_tied(files: Mapping[str, Path]) -> None:
+    """Raise CheckpointError if the second copy of the token embeddings, where saved, differs."""
+    if _TIED not in files:
+        return
     with open_tensors(files[_TIED]) as copy, open_tensors(files[_TIED_TO]) as original:
         if not torch.equal(copy.get_tensor(_TIED), original.get_tensor(_TIED_TO)):
             raise CheckpointError(
