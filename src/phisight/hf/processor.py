@@ -43,6 +43,12 @@ class Phi3VProcessor(ProcessorMixin):  # transformers finds it by this name
             processor.image_processor.num_crops = num_crops
         return processor
 
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """As transformers', which no longer writes preprocessor_config.json; everything else that
+        reads this model family asks for it."""
+        self.image_processor.save_pretrained(save_directory)
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
     def __call__(
         self,
         text: str | Sequence[str],
