@@ -18,7 +18,8 @@ class Phi3VCollator:
     """`collate_fn` for a DataLoader, `data_collator` for a Trainer.
 
     An example is {"messages": [...], "images": [...]}: messages as `apply_chat_template` takes
-    them, the last from the assistant; `images` may be left out where parts bring their own.
+    them, the last from the assistant; `images` are those of image parts that name none, in order,
+    and of tags in strings.
     """
 
     def __init__(self, processor: Phi3VProcessor) -> None:
@@ -39,10 +40,11 @@ class Phi3VCollator:
             if not messages or messages[-1].get("role") != "assistant":
                 raise PromptError(f"example {number}: the last message must be the assistant's")
         texts, own = self.processor.render(chats)
-        images = [
-            [*parts, *example.get("images", ())]
-            for parts, example in zip(own, examples, strict=True)
-        ]
+        images = []
+        for parts, example in zip(own, examples, strict=True):
+            queue = list(example.get("images") or ())
+            named = [queue.pop(0) if one is None and queue else one for one in parts]
+            images.append([one for one in named if one is not None] + queue)
         batch = self.processor(texts, images, padding=True, padding_side="right")
         batch["labels"] = self.labels(batch["input_ids"])
         return batch

@@ -13,12 +13,9 @@ from transformers import BatchFeature, ProcessorMixin
 
 from phisight.errors import OptionError, PromptError
 from phisight.hf.image_processor import Phi3VImageProcessor, as_list
-from phisight.jsonfile import brief
+from phisight.hf.messages import plain_messages
 from phisight.processing.image import ImageCrops, ImageSource
 from phisight.processing.processor import count_tags, join_pieces, split_tags
-
-# Where an image part may name its picture; the first that is there.
-_PICTURE_KEYS = ("image", "url", "path")
 
 
 class Phi3VProcessor(ProcessorMixin):  # transformers finds it by this name
@@ -132,7 +129,8 @@ class Phi3VProcessor(ProcessorMixin):  # transformers finds it by this name
         `return_dict` the model's inputs.
 
         A message's content is a string, tags and all, or parts: {"type": "text", "text": ...} and
-        {"type": "image", "image": ...} (or "url", "path"), numbered in the order they stand.
+        {"type": "image", "image": ...} (or "url", "path"), numbered in the order they stand. An
+        image part without a picture only gets its tag.
         """
         several = bool(conversation) and not isinstance(conversation[0], Mapping)
         prompts, pictures = self.render(
@@ -143,6 +141,11 @@ class Phi3VProcessor(ProcessorMixin):  # transformers finds it by this name
         )
         if not tokenize:
             return prompts if several else prompts[0]
+        if any(None in own for own in pictures):
+            raise PromptError(
+                "an image part names no picture: {'type': 'image', 'image': ...}, or leave "
+                "tokenize out and give the pictures to processor(prompt, images)"
+            )
         inputs = self(
             prompts,
             pictures if any(pictures) else None,
@@ -158,21 +161,18 @@ class Phi3VProcessor(ProcessorMixin):  # transformers finds it by this name
         *,
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
-    ) -> tuple[list[str], list[list[ImageSource]]]:
-        """The prompts of some conversations, and the pictures that stand in their parts."""
-        pictures: list[list[ImageSource]] = [[] for _ in conversations]
-        plain = [
-            [{**message, "content": _content(message, own)} for message in messages]
-            for messages, own in zip(conversations, pictures, strict=True)
-        ]
+    ) -> tuple[list[str], list[list[ImageSource | None]]]:
+        """The prompts of some conversations, and the pictures of their parts, None where a part
+        leaves its picture open: {"type": "image"}."""
+        plain, pictures = zip(*map(plain_messages, conversations), strict=True)
         prompts = self.tokenizer.apply_chat_template(
-            plain,
+            list(plain),
             chat_template=chat_template or self.chat_template,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             tokenize=False,
         )
-        return prompts, pictures
+        return prompts, list(pictures)
 
     def decode(self, token_ids: Any, **options: Any) -> Any:
         """The tokenizer's, also of ids with image places, which read as id 0, as `generate`'s."""
@@ -215,28 +215,3 @@ def _text_ids(ids: Any) -> Any:
     if isinstance(ids, (list, tuple)):
         return [_text_ids(one) for one in ids]
     return ids.clip(0) if hasattr(ids, "clip") else max(ids, 0)
-
-
-def _content(message: Mapping[str, Any], pictures: list[ImageSource]) -> str:
-    """A message's content as one string, its pictures added to `pictures`."""
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    text = ""
-    for part in content if isinstance(content, (list, tuple)) else [content]:
-        named: Mapping[str, Any] = part if isinstance(part, Mapping) else {}
-        kind, source = (
-            named.get("type"),
-            next((named[k] for k in _PICTURE_KEYS if k in named), None),
-        )
-        if kind == "text" and isinstance(named.get("text"), str):
-            text += named["text"]
-        elif kind == "image" and source is not None:
-            pictures.append(source)
-            text += f"<|image_{len(pictures)}|>\n"
-        else:
-            raise PromptError(
-                f"part {brief(part)}: expected {{'type': 'text', 'text': ...}} or "
-                "{'type': 'image', 'image': ...}"
-            )
-    return text
