@@ -11,11 +11,13 @@ from __future__ import annotations
 try:
     from transformers import (
         AutoConfig,
-        AutoImageProcessor,
         AutoModelForCausalLM,
         AutoModelForImageTextToText,
         AutoProcessor,
     )
+
+    # Not from the top: there transformers 5.17 says that it needs torchvision, which we do not.
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 except ModuleNotFoundError as error:
     if error.name != "transformers":
         raise
