@@ -1,8 +1,8 @@
-"""Write phi3_vision.ipynb: run the cells of notebook_cells.py in a kernel and keep what they show.
+"""Write the notebooks: run their cells in a kernel and keep what they show.
 
     python examples/make_notebook.py        # needs nbclient and ipykernel
 
-`tests/test_notebook.py` holds the committed notebook to the cells, and its outputs to a new run.
+`tests/test_notebook.py` holds the committed notebooks to the cells, and their outputs to a new run.
 """
 
 from __future__ import annotations
@@ -14,22 +14,26 @@ import tempfile
 from pathlib import Path
 
 import nbformat
+import notebook_cells
+import transformers_cells
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_notebook
-from notebook_cells import CELLS
 
 import phisight
 
 HERE = Path(__file__).parent
-NOTEBOOK = HERE / "phi3_vision.ipynb"
+NOTEBOOKS = {
+    "phi3_vision.ipynb": notebook_cells.CELLS,
+    "phi3_vision_transformers.ipynb": transformers_cells.CELLS,
+}
 
 
-def notebook() -> NotebookNode:
+def notebook(name: str) -> NotebookNode:
     """The cells, without outputs."""
-    cells = copy.deepcopy(CELLS)
+    cells = copy.deepcopy(NOTEBOOKS[name])
     for number, cell in enumerate(cells, 1):
         cell.id = f"cell-{number:02}"  # the same in every run
     metadata = {
@@ -39,12 +43,12 @@ def notebook() -> NotebookNode:
     return new_notebook(cells=cells, metadata=metadata)
 
 
-def executed() -> NotebookNode:
+def executed(name: str) -> NotebookNode:
     """The notebook with its outputs, from this interpreter, this phisight, and the CPU.
 
     Kernels and settings of the user are neither used nor written to. Raises CellExecutionError.
     """
-    nb = notebook()
+    nb = notebook(name)
     source = str(Path(phisight.__file__).parents[1])  # so that the kernel imports the same one
     metadata = nb.metadata.copy()  # the client adds the versions that it ran with
     with tempfile.TemporaryDirectory() as folder:
@@ -55,6 +59,7 @@ def executed() -> NotebookNode:
             "CUDA_VISIBLE_DEVICES": "",
             "HF_HUB_OFFLINE": "1",
             "GOMP_SPINCOUNT": "2000",
+            "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm, where ipywidgets is not there
             "IPYTHONDIR": folder,
             **{f"JUPYTER_{kind}_DIR": folder for kind in ("CONFIG", "DATA", "RUNTIME")},
         }
@@ -79,4 +84,5 @@ def executed() -> NotebookNode:
 
 
 if __name__ == "__main__":
-    nbformat.write(executed(), NOTEBOOK)
+    for name in NOTEBOOKS:
+        nbformat.write(executed(name), HERE / name)

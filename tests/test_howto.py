@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import nbformat
 import pytest
 import torch
 from transformers import AutoProcessor
@@ -80,6 +81,13 @@ def test_the_quotation_is_as_it_was_taken(cells: ModuleType) -> None:
     text = "\n\n".join(cells.CELLS)
     assert hashlib.sha256(text.encode()).hexdigest() == QUOTED_SHA256
     assert "generate(**inputs, \n" in text
+
+
+def test_the_notebook_has_the_cells_as_they_stand(cells: ModuleType) -> None:
+    notebook = nbformat.read(EXAMPLES / "phi3_vision_transformers.ipynb", as_version=4)
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    assert code[0] == "import phisight.hf"
+    assert [source for source in code if source in cells.CELLS] == cells.CELLS
 
 
 def test_the_how_to_runs_on_the_cpu(cells: ModuleType, nano_folder: Path) -> None:
