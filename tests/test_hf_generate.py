@@ -9,7 +9,7 @@ from typing import Any
 import micro
 import pytest
 import torch
-from naive import greedy
+from naive import greedy, last_logits
 from torch import Tensor
 from transformers import (
     DynamicCache,
@@ -144,6 +144,38 @@ def test_the_law_when_a_conversation_goes_on_from_its_cache(
     hook.remove()
     assert after[0].tolist() == greedy(network, ids, max_tokens=9)[0]
     assert calls[0] == added + 1, "what was cached is not read again"
+
+
+def test_rows_of_a_batch_go_on_from_their_cache(network: Phi3V, small: Phi3VForCausalLM) -> None:
+    """Padded to different lengths, so that they cross the border at different times."""
+    cache, inputs = Phi3VCache(small.config), padded([text(12, 1), text(30, 2)])
+    before = small.generate(**inputs, past_key_values=cache, max_new_tokens=6, do_sample=False)
+    ids = torch.cat([before, torch.tensor([text(5, 7), text(5, 8)])], dim=1)
+    more = torch.ones(2, 11, dtype=torch.long)
+    mask = torch.cat([inputs["attention_mask"], more], dim=1)
+    whole = {"input_ids": ids, "attention_mask": mask}
+    after = new_tokens(small, whole, past_key_values=cache, max_new_tokens=25)
+    for row, kept, tokens in zip(ids, mask.bool(), after.tolist(), strict=True):
+        assert tokens == greedy(network, row[kept].tolist(), max_tokens=25)[0]
+
+
+@torch.inference_mode()
+def test_a_cache_that_is_cut_and_rearranged_keeps_the_law(
+    network: Phi3V, small: Phi3VForCausalLM
+) -> None:
+    cache, more = Phi3VCache(small.config), [1, 2, 3, 4]
+    small(torch.tensor([text(45, seed) for seed in range(3)]), past_key_values=cache)
+    cache.crop(-7)  # back over the border
+    cache.batch_select_indices(torch.tensor([2, 0]))
+    cache.batch_repeat_interleave(2)
+    cache.reorder_cache(torch.tensor([0, 3, 2, 1]))
+    logits = small(torch.tensor([more] * 4), past_key_values=cache).logits[:, -1]
+    for row, seed in zip(logits, (2, 0, 0, 2), strict=True):
+        expected = last_logits(network, [*text(45, seed)[:38], *more], [])
+        torch.testing.assert_close(row, expected)
+    cache.reset()
+    got = new_tokens(small, padded([text(33)]), past_key_values=cache, max_new_tokens=12)
+    assert got[0].tolist() == greedy(network, text(33), max_tokens=12)[0]
 
 
 def test_beams_cross_the_border_as_without_a_cache(small: Phi3VForCausalLM) -> None:
@@ -359,6 +391,14 @@ def test_padding_on_the_right_is_refused(small: Phi3VForCausalLM) -> None:
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
     with pytest.raises(PromptError, match="ends with padding.*pad on the left"):
         small.generate(torch.ones(2, 3, dtype=torch.long), attention_mask=mask, max_new_tokens=2)
+
+
+def test_masks_and_labels_of_another_length_are_refused(small: Phi3VForCausalLM) -> None:
+    ids = torch.ones(1, 5, dtype=torch.long)
+    with pytest.raises(PromptError, match="3 columns for 5 tokens after 0 in the cache"):
+        small(ids, attention_mask=ids[:, :3])
+    with pytest.raises(PromptError, match=r"labels are \[1, 5\] and logits \[1, 2\]"):
+        small(ids, labels=ids, logits_to_keep=2)
 
 
 def test_an_unknown_option_is_refused(small: Phi3VForCausalLM) -> None:

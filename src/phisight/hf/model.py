@@ -139,13 +139,7 @@ class Phi3VForCausalLM(PreTrainedModel, Phi3VGeneration, GenerationMixin):
         if inputs_embeds is None:
             assert input_ids is not None
             inputs_embeds = embed(self.model, input_ids, pixel_values, image_sizes)
-        if output_attentions is None:
-            output_attentions = self.config.output_attentions
-        if output_attentions and self.config._attn_implementation != "eager":
-            raise OptionError(
-                f"output_attentions: {self.config._attn_implementation} does not give them; load "
-                'the model with attn_implementation="eager"'
-            )
+        output_attentions = self._gives_attentions(output_attentions)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if isinstance(attention_mask, dict):  # 4-D, by kind of layer, for a static cache
@@ -176,6 +170,11 @@ class Phi3VForCausalLM(PreTrainedModel, Phi3VGeneration, GenerationMixin):
         logits = widened(self.lm_head(hidden[:, kept]))
         loss = None
         if labels is not None:
+            if labels.shape != logits.shape[:2]:
+                raise PromptError(
+                    f"labels are {list(labels.shape)} and logits {list(logits.shape[:2])}: labels "
+                    "need every position; leave logits_to_keep out"
+                )
             loss = self.loss_function(
                 logits, labels, self.config.vocab_size, num_items_in_batch=num_items_in_batch
             )
@@ -190,6 +189,15 @@ class Phi3VForCausalLM(PreTrainedModel, Phi3VGeneration, GenerationMixin):
             return_dict = self.config.return_dict
         return output if return_dict else output.to_tuple()
 
+    def _gives_attentions(self, asked: bool | None) -> bool:
+        wanted = self.config.output_attentions if asked is None else asked
+        if wanted and self.config._attn_implementation != "eager":
+            raise OptionError(
+                f"output_attentions: {self.config._attn_implementation} does not give them; load "
+                'the model with attn_implementation="eager"'
+            )
+        return bool(wanted)
+
     def _checkpointed(self, layer: nn.Module, *args: Any) -> Tensor:
         return self._gradient_checkpointing_func(layer.__call__, *args)
 
@@ -201,11 +209,16 @@ def _call(layer: nn.Module, *args: Any) -> Tensor:
 def _positions(x: Tensor, given: Tensor | None, mask: Tensor | None, cache: Cache | None) -> Tensor:
     """(B, T) positions of the (B, T, D) inputs: those given, or by the 2-D mask, or in order."""
     num_rows, num_tokens = x.shape[:2]
+    past = 0 if cache is None else int(cache.get_seq_length())
+    if mask is not None and mask.dim() == 2 and mask.shape[1] != past + num_tokens:
+        raise PromptError(
+            f"attention_mask has {mask.shape[1]} columns for {num_tokens} tokens after {past} in "
+            "the cache: it needs one for each"
+        )
     if given is not None:
         positions = given
     elif mask is not None and mask.dim() == 2:
         positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -num_tokens:]
     else:
-        past = 0 if cache is None else int(cache.get_seq_length())
         positions = torch.arange(past, past + num_tokens)[None]
     return positions.to(x.device).expand(num_rows, -1)
