@@ -18,6 +18,7 @@ try:
 
     # Not from the top: there transformers 5.17 says that it needs torchvision, which we do not.
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
+    from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 except ModuleNotFoundError as error:
     if error.name != "transformers":
         raise
@@ -28,7 +29,7 @@ except ModuleNotFoundError as error:
 from phisight.hf.cache import Phi3VCache
 from phisight.hf.collator import Phi3VCollator
 from phisight.hf.config import Phi3VConfig
-from phisight.hf.image_processor import Phi3VImageProcessor
+from phisight.hf.image_processor import Phi3VImageProcessor, Phi3VVideoProcessor
 from phisight.hf.model import Phi3VForCausalLM
 from phisight.hf.processor import Phi3VProcessor
 
@@ -49,6 +50,7 @@ def _register() -> None:
         auto.register(Phi3VConfig, Phi3VForCausalLM, exist_ok=True)
     backends = {"pil": Phi3VImageProcessor, "torchvision": Phi3VImageProcessor}
     AutoImageProcessor.register(Phi3VConfig, image_processor_classes=backends, exist_ok=True)
+    AutoVideoProcessor.register(Phi3VConfig, Phi3VVideoProcessor, exist_ok=True)
     AutoProcessor.register(Phi3VConfig, Phi3VProcessor, exist_ok=True)
 
 

@@ -106,6 +106,14 @@ class Phi3VImageProcessor(BaseImageProcessor):
         return ProcessorConfig(self.num_crops, (r, g, b), (r_std, g_std, b_std))
 
 
+class Phi3VVideoProcessor:
+    """There is none. Every pipeline looks for one, and in want of it runs the folder's code."""
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        raise OptionError("Phi-3-V reads pictures, not videos: pass the frames as images")
+
+
 def as_list(images: Any) -> list[Any]:
     """Several pictures, or the one."""
     return list(images) if isinstance(images, (list, tuple)) else [images]
