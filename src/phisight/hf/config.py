@@ -8,6 +8,17 @@ from transformers import PreTrainedConfig
 
 from phisight.config import ModelConfig, model_config
 
+# Classes for which ours are taken. Others of a folder's `auto_map` would be its own code.
+_OURS = ("AutoConfig", "AutoModelForCausalLM", "AutoModelForImageTextToText")
+# What makes transformers run other code or read other files; the caller may say so, not a file.
+_CALLERS_ONLY = (
+    "custom_pipelines",
+    "attn_implementation",
+    "experts_implementation",
+    "fusion_config",
+    "transformers_weights",
+)
+
 
 class Phi3VConfig(PreTrainedConfig):
     """The official `configuration_phi3_v.py`: the same keys with the same defaults.
@@ -53,6 +64,15 @@ class Phi3VConfig(PreTrainedConfig):
         # used is the caller's choice, or transformers'.
         kwargs.pop("_attn_implementation", None)
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers', without what would bring in code: see _CALLERS_ONLY."""
+        values = {key: value for key, value in config_dict.items() if key not in _CALLERS_ONLY}
+        named = values.pop("auto_map", None)
+        if isinstance(named, dict):
+            values["auto_map"] = {key: named[key] for key in _OURS if key in named}
+        return super().from_dict(values, **kwargs)
 
     @property
     def layer_types(self) -> list[str]:
