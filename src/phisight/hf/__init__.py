@@ -2,8 +2,10 @@
 
     import phisight.hf                      # before the how-to's own code
 
-registers them, so that AutoModelForCausalLM, AutoProcessor and their like take them for every
-Phi-3-V folder. No code from a model folder is run, whatever `trust_remote_code` says.
+registers them, so that AutoModelForCausalLM, AutoProcessor, pipelines and their like take them for
+every folder that names the official classes: its code is not run, whatever `trust_remote_code`
+says. Folders that name others, to get their code run, are transformers' own affair: it asks, and
+trust_remote_code=True says yes. Nothing here needs it.
 """
 
 from __future__ import annotations

@@ -92,13 +92,15 @@ class Phi3VForCausalLM(PreTrainedModel, Phi3VGeneration, GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As transformers', from safetensors only. Missing, left-over and misshapen tensors are a
-        CheckpointError, and the default stop ids are those that end a turn."""
+        """As transformers', from safetensors only and without the folder's code. Missing, left-over
+        and misshapen tensors are a CheckpointError, and the default stop ids are those that end a
+        turn."""
         check_files(pretrained_model_name_or_path, kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
         may_mismatch = kwargs.pop("ignore_mismatched_sizes", False)
         options = kwargs | {
             "use_safetensors": True,
+            "trust_remote_code": False,  # else its custom_generate/generate.py would be run
             "output_loading_info": True,
             "ignore_mismatched_sizes": True,  # told by us, with names
         }
