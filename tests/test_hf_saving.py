@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
+import torch
 from PIL import Image
-from transformers import AutoModelForCausalLM, AutoProcessor
+from transformers import AutoModelForCausalLM, AutoProcessor, ProcessorMixin
 
 import phisight.hf
+from phisight.processing.processor import Processor
 
 
 def test_a_saved_folder_serves_phisight_too(micro_folder: Path, tmp_path: Path) -> None:
@@ -23,3 +27,36 @@ def test_a_saved_folder_serves_phisight_too(micro_folder: Path, tmp_path: Path) 
     assert after.token_ids == before.token_ids
     own_crops = phisight.load(saved).cost("What is it?", [picture])
     assert own_crops.prompt_tokens == before.usage.prompt_tokens
+
+
+def test_a_saved_processor_gives_the_same_inputs(official: Path, tmp_path: Path) -> None:
+    before = AutoProcessor.from_pretrained(official, num_crops=2)
+    before.save_pretrained(tmp_path)
+    after = AutoProcessor.from_pretrained(tmp_path)
+    text = (
+        "<|system|>\nBe brief.<|end|>\n<|user|>\n<|image_1|>\n À  b</s>\n<|end|>\n<|assistant|>\n"
+    )
+    picture = Image.linear_gradient("L").resize((400, 300))
+    ours, expected = after(text, picture), before(text, picture)
+    assert all(torch.equal(ours[key], expected[key]) for key in expected)
+    prompt = Processor(tmp_path).prompt(text, [picture])
+    assert list(prompt.ids) == expected["input_ids"][0].tolist()
+    messages = [{"role": "user", "content": "Hi"}]
+    assert after.apply_chat_template(messages) == before.apply_chat_template(messages)
+
+
+def test_the_hub_gets_preprocessor_config_too(
+    official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each `save_pretrained` uploads the files that it wrote itself, and no others."""
+    processor = AutoProcessor.from_pretrained(official)
+    pushed: list[tuple[type, dict[str, Any]]] = []
+    for owner in (ProcessorMixin, type(processor.image_processor)):
+
+        def save(self: Any, folder: Path, owner: type = owner, **options: Any) -> None:
+            pushed.append((owner, options))
+
+        monkeypatch.setattr(owner, "save_pretrained", save)
+    options = {"push_to_hub": True, "repo_id": "me/mine"}
+    processor.save_pretrained(tmp_path, **options)
+    assert pushed == [(phisight.hf.Phi3VImageProcessor, options), (ProcessorMixin, options)]

@@ -43,7 +43,7 @@ class Phi3VProcessor(ProcessorMixin):  # transformers finds it by this name
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """As transformers', which no longer writes preprocessor_config.json; everything else that
         reads this model family asks for it."""
-        self.image_processor.save_pretrained(save_directory)
+        self.image_processor.save_pretrained(save_directory, *args, **kwargs)
         return super().save_pretrained(save_directory, *args, **kwargs)
 
     def __call__(
