@@ -14,7 +14,8 @@ from PIL import Image
 from reference.images import make_image
 from test_image import GOLDENS
 from test_model import CASES, NAMES
-from transformers import AutoImageProcessor, AutoProcessor, pipeline
+from transformers import AutoProcessor, pipeline
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 import phisight.hf
 from phisight.errors import ImageError, OptionError, PromptError
@@ -132,6 +133,13 @@ def test_truncation_is_for_text_only(processor: Phi3VProcessor) -> None:
 def test_num_crops_is_the_caller_s(nano_folder: Path) -> None:
     few = AutoProcessor.from_pretrained(nano_folder, trust_remote_code=True, num_crops=2)
     assert few(ONE, BOOK)["pixel_values"].shape[1] == 3
+
+
+@pytest.mark.parametrize("value", [0, -1, "4", 4.0, True, 10**6])
+def test_num_crops_is_a_whole_number_within_limits(nano_folder: Path, value: Any) -> None:
+    few = AutoProcessor.from_pretrained(nano_folder, num_crops=value)
+    with pytest.raises(OptionError, match="num_crops"):
+        few(ONE, SIGN)
 
 
 def test_ids_with_image_places_can_be_read(processor: Phi3VProcessor) -> None:

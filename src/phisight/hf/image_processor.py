@@ -16,6 +16,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from phisight.config import ProcessorConfig
 from phisight.errors import ImageError, OptionError
 from phisight.hd import CELLS, CROP, hd_layout
+from phisight.params import LoadOptions
 from phisight.processing.image import (
     ImageCrops,
     ImageSource,
@@ -68,7 +69,8 @@ class Phi3VImageProcessor(BaseImageProcessor):
         return self.pad(crops, return_tensors)
 
     def crops(self, image: ImageSource) -> ImageCrops:
-        """One picture cut. Raises ImageError."""
+        """One picture cut. Raises ImageError, OptionError for `num_crops` outside its limits."""
+        LoadOptions(num_crops=self.num_crops)  # here, since anyone may set it at any time
         opened = open_image(image)
         try:
             return cut_crops(opened, self._config(), self.num_crops)
