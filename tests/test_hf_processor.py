@@ -234,6 +234,25 @@ def test_the_image_text_to_text_pipeline(nano_folder: Path) -> None:
     assert whole[-1] == {"role": "assistant", "content": expected}
 
 
+def test_a_pipeline_in_batches_answers_as_one_by_one(nano_folder: Path) -> None:
+    """It pads by itself, on the tokenizer's side; the official files say right."""
+    pipe = pipeline("image-text-to-text", model=str(nano_folder))
+    questions = ("OCR", "What does the sign say, letter by letter?")
+    chats = [
+        [{"role": "user", "content": [{"type": "image", "url": str(SIGN)}, _text(question)]}]
+        for question in questions
+    ]
+    options = {"max_new_tokens": 8, "return_full_text": False}
+    single = [pipe(text=messages, **options)[0]["generated_text"] for messages in chats]
+    batch = pipe(text=chats, batch_size=2, **options)
+    assert [answer["generated_text"] for (answer,) in batch] == single
+    assert all(single)
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
 # Refusals.
 
 

@@ -35,6 +35,9 @@ class Phi3VProcessor(ProcessorMixin):  # transformers finds it by this name
         """As transformers'; `num_crops` may be given here. Runs no code from the folder."""
         num_crops = kwargs.pop("num_crops", None)
         kwargs["trust_remote_code"] = False
+        # The tokenizer's: pipelines pad by themselves. The official files say right, where
+        # `generate` cannot go on.
+        kwargs.setdefault("padding_side", "left")
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         if num_crops is not None:
             processor.image_processor.num_crops = num_crops
