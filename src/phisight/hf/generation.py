@@ -81,12 +81,13 @@ class Phi3VGeneration(GenerationMixin):
     ) -> dict[str, Any]:
         """transformers', where a prompt of embeddings may also come in chunks, or have drafted
         tokens after it."""
-        if inputs_embeds is not None and is_first_iteration and next_sequence_length is None:
-            past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
-            stop = past + input_ids.shape[1]
-            drafted = input_ids[:, inputs_embeds.shape[1] - past :]
-            whole = torch.cat([inputs_embeds, self.model.embed_tokens(drafted)], dim=1)
-            inputs_embeds = whole[:, past:stop]
+        past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        if inputs_embeds is not None and past < inputs_embeds.shape[1]:
+            is_first_iteration = True  # which transformers 5.17 does not say of chunks
+            if next_sequence_length is None:
+                drafted = input_ids[:, inputs_embeds.shape[1] - past :]
+                whole = torch.cat([inputs_embeds, self.model.embed_tokens(drafted)], dim=1)
+                inputs_embeds = whole[:, past : past + input_ids.shape[1]]
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(
             input_ids,
             next_sequence_length=next_sequence_length,
