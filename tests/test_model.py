@@ -9,9 +9,9 @@ import pytest
 import torch
 from naive import last_logits
 from reference.images import make_image
-from test_engine import generate
 
 from phisight.config import read_model_config
+from phisight.engine.runner import SequenceRunner
 from phisight.model.decoder import Attend, causal_attend
 from phisight.model.phi3v import EncodedImage, Phi3V
 from phisight.model.weights import load_model
@@ -49,10 +49,14 @@ def test_official_logits_and_tokens(tiny: Phi3V, tiny_folder: Path, name: str) -
     expected = arrays.get("nocache_tokens", arrays["tokens"])
     for row, prompt in enumerate(prompts):
         images = encode(tiny, prompt)
-        logits = last_logits(tiny, prompt.ids, images).numpy()
-        reference = arrays["logits"][row]
-        assert np.abs(logits - reference).max() / np.abs(reference).max() <= 1e-4
-        assert generate(tiny, prompt.ids, images, 32) == expected[row].tolist()
+        runner = SequenceRunner(tiny, tiny.rope(), prompt.ids, images)  # as the engine runs it
+        logits, reference = runner.logits(), arrays["logits"][row]
+        assert np.abs(logits.numpy() - reference).max() / np.abs(reference).max() <= 1e-4
+        tokens = [int(logits.argmax())]
+        while len(tokens) < 32:
+            runner.append(tokens[-1])
+            tokens.append(int(runner.logits().argmax()))
+        assert tokens == expected[row].tolist()
 
 
 def test_swapped_tags_put_each_picture_at_its_own_tag(tiny: Phi3V, tiny_folder: Path) -> None:
