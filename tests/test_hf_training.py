@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
+from transformers import Trainer, TrainingArguments
 
 from phisight.errors import PromptError
 from phisight.hf import Phi3VCollator, Phi3VConfig, Phi3VForCausalLM, Phi3VProcessor
@@ -206,6 +207,31 @@ def test_one_plain_training_step(collate: Phi3VCollator, nano_folder: Path) -> N
     model = Phi3VForCausalLM.from_pretrained(nano_folder, dtype=torch.float32).train()
     before, after = losses(model, collate(MIXED[:2]), steps=2, rate=1e-4)
     assert after < before
+
+
+def test_a_trainer_trains_and_evaluates(collate: Phi3VCollator, tmp_path: Path) -> None:
+    """A step over three accumulated batches has the loss of one batch of all their words."""
+    model = small()
+    with torch.inference_mode():
+        expected = float(model(**collate(MIXED)).loss)
+    options = TrainingArguments(
+        str(tmp_path),
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=len(MIXED),
+        max_steps=1,
+        logging_steps=1,
+        remove_unused_columns=False,
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    trainer = Trainer(model, options, data_collator=collate, train_dataset=MIXED)
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, rel=1e-5)
+    with torch.inference_mode():
+        after = float(model.eval()(**collate(MIXED)).loss)
+    assert trainer.evaluate(MIXED)["eval_loss"] == pytest.approx(after, rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ class Phi3VConfig(PreTrainedConfig):
     """
 
     model_type = "phi3_v"
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - a Trainer adds a list to it
 
     vocab_size: int = 32064
     hidden_size: int = 3072
