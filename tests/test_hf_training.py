@@ -234,6 +234,16 @@ def test_a_trainer_trains_and_evaluates(collate: Phi3VCollator, tmp_path: Path) 
     assert trainer.evaluate(MIXED)["eval_loss"] == pytest.approx(after, rel=1e-4)
 
 
+def test_rows_of_a_table_have_every_key_in_every_part(collate: Phi3VCollator) -> None:
+    text = {"type": "text", "text": "OCR", "image": None, "path": None}
+    answer = turn("assistant", [{**text, "text": "ELM ROAD"}])
+    picture = {"type": "image", "text": None, "image": None, "path": None}
+    expected = collate([EXAMPLE])
+    for part, images in ((picture, [SIGN]), ({**picture, "path": str(SIGN)}, None)):
+        batch = collate([{"messages": [turn("user", [part, text]), answer], "images": images}])
+        assert all(torch.equal(batch[key], expected[key]) for key in expected)
+
+
 @pytest.mark.parametrize(
     ("example", "message"),
     [

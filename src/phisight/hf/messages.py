@@ -50,7 +50,8 @@ def _content(message: Mapping[str, Any], pictures: list[ImageSource | None]) -> 
 
 def _picture(part: Mapping[str, Any]) -> ImageSource | None:
     """What an image part names, in transformers' or OpenAI's way; None if it leaves that open."""
-    sources: list[ImageSource] = [part[key] for key in _PICTURE_KEYS if key in part]
+    # None is no name: a table of parts has every key in every part.
+    sources: list[ImageSource] = [part[key] for key in _PICTURE_KEYS if part.get(key) is not None]
     if not sources:
         return None
     source = sources[0]
