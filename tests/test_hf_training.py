@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
 
-from phisight.errors import PromptError
+from phisight.errors import ImageError, PromptError
 from phisight.hf import Phi3VCollator, Phi3VConfig, Phi3VForCausalLM, Phi3VProcessor
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -234,14 +234,24 @@ def test_a_trainer_trains_and_evaluates(collate: Phi3VCollator, tmp_path: Path) 
     assert trainer.evaluate(MIXED)["eval_loss"] == pytest.approx(after, rel=1e-4)
 
 
-def test_rows_of_a_table_have_every_key_in_every_part(collate: Phi3VCollator) -> None:
+@pytest.mark.parametrize("named", [SIGN, [SIGN]])
+def test_rows_of_a_table_have_every_key_in_every_part(collate: Phi3VCollator, named: Any) -> None:
     text = {"type": "text", "text": "OCR", "image": None, "path": None}
     answer = turn("assistant", [{**text, "text": "ELM ROAD"}])
     picture = {"type": "image", "text": None, "image": None, "path": None}
     expected = collate([EXAMPLE])
-    for part, images in ((picture, [SIGN]), ({**picture, "path": str(SIGN)}, None)):
+    for part, images in ((picture, named), ({**picture, "path": str(SIGN)}, None)):
         batch = collate([{"messages": [turn("user", [part, text]), answer], "images": images}])
         assert all(torch.equal(batch[key], expected[key]) for key in expected)
+
+
+def test_an_answer_may_begin_with_white_space(nano_folder: Path, official: Path) -> None:
+    """Where <|assistant|> swallows what follows it, the answer's own goes with it."""
+    example = {"messages": [turn("user", "Hi"), turn("assistant", " \n Ho")]}
+    for folder, words in ((nano_folder, " \n Ho<|end|>"), (official, "Ho<|end|>")):
+        processor = Phi3VProcessor.from_pretrained(folder, num_crops=1)
+        [labels] = Phi3VCollator(processor)([example])["labels"]
+        assert spoken(processor, labels) == [words]
 
 
 @pytest.mark.parametrize(
@@ -261,6 +271,16 @@ def test_rows_of_a_table_have_every_key_in_every_part(collate: Phi3VCollator) ->
             {"messages": [turn("user", "Say <|assistant|> now"), turn("assistant", "Ho")]},
             "example 1: .*<.assistant.> in its text",
         ),
+        (
+            {"messages": [turn("user", "Hi"), turn("assistant", "Say <|end|> and more")]},
+            "example 1: .*<.end.> in its text",
+        ),
+        (
+            {"messages": [turn("user", "<|image_2|>"), turn("assistant", "Ho")], "images": [SIGN]},
+            "example 1: .*found: <.image_2.>",
+        ),
+        ({}, r"example 1: expected \{'messages'.*got \{\} .*remove_unused_columns=False"),
+        ({"messages": "Hi"}, "example 1: expected .*got {'messages': 'Hi'}"),
     ],
 )
 def test_examples_that_teach_nothing_or_the_wrong_thing(
@@ -268,3 +288,10 @@ def test_examples_that_teach_nothing_or_the_wrong_thing(
 ) -> None:
     with pytest.raises(PromptError, match=message):
         collate([EXAMPLE, example])
+
+
+def test_a_batch_of_nothing_and_a_picture_that_cannot_be_opened(collate: Phi3VCollator) -> None:
+    with pytest.raises(PromptError, match="no examples"):
+        collate([])
+    with pytest.raises(ImageError, match=r"example 1: .*nowhere.png: no such file"):
+        collate([MIXED[0], {**EXAMPLE, "images": ["nowhere.png"]}])

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 
-from phisight.errors import PromptError
+from phisight.errors import InputError, PromptError
+from phisight.hf.image_processor import as_list
 from phisight.hf.processor import Phi3VProcessor
+from phisight.jsonfile import brief
 from phisight.processing.image import ImageSource
 from phisight.processing.processor import count_tags
 
@@ -30,6 +34,7 @@ class Phi3VCollator:
         self.processor = processor
         tokenizer = processor.tokenizer
         self._opens, self._ends = tokenizer.convert_tokens_to_ids([_OPENS, _ENDS])
+        self._pad = tokenizer.pad_token_id or 0  # which id is the same to a masked place
         # What the template puts between <|assistant|> and the answer: "\n", or nothing where the
         # token swallows it.
         self._lead = len(tokenizer(_OPENS + "\n", add_special_tokens=False).input_ids) - 1
@@ -37,30 +42,44 @@ class Phi3VCollator:
     def __call__(self, examples: Sequence[Mapping[str, Any]]) -> BatchFeature:
         """`forward`'s arguments, `labels` (B, T) among them; padded on the right.
 
-        Raises PromptError, naming the example by its place in the batch, for one that would teach
-        nothing or the wrong thing.
+        Raises an InputError, naming the example by its place in the batch, for one that cannot be
+        read, or would teach nothing or the wrong thing.
         """
-        chats = [example["messages"] for example in examples]
-        for number, messages in enumerate(chats):
-            if not messages or messages[-1].get("role") != "assistant":
-                raise PromptError(f"example {number}: the last message must be the assistant's")
-        texts, named = self.processor.render(chats)
-        images = [
-            _filled(own, example.get("images") or ())
-            for own, example in zip(named, examples, strict=True)
-        ]
-        for number, (text, own, messages) in enumerate(zip(texts, images, chats, strict=True)):
-            if len(own) != count_tags(text):
-                raise PromptError(
-                    f"example {number}: {len(own)} pictures for {count_tags(text)} image tags"
-                )
-            if text.count(_OPENS) != sum(message["role"] == "assistant" for message in messages):
-                raise PromptError(
-                    f"example {number}: {_OPENS} in its text would pass for an answer: remove it"
-                )
-        batch = self.processor(texts, images, padding=True, padding_side="right")
-        batch["labels"] = self.labels(batch["input_ids"])
-        return batch
+        if not examples:
+            raise PromptError("a batch of no examples")
+        rows = [self._row(number, example) for number, example in enumerate(examples)]
+        fills = {"input_ids": self._pad, "attention_mask": 0, "labels": IGNORED}
+        batch = {
+            key: pad_sequence([row[key][0] for row in rows], batch_first=True, padding_value=fill)
+            for key, fill in fills.items()
+        }
+        seeing = [row for row in rows if "pixel_values" in row]
+        for key in ("pixel_values", "image_sizes") if seeing else ():
+            batch[key] = torch.cat([row[key] for row in seeing])
+        return BatchFeature(batch)
+
+    def _row(self, number: int, example: Mapping[str, Any]) -> BatchFeature:
+        try:
+            return self._encoded(example)
+        except InputError as error:
+            raise type(error)(f"example {number}: {error}") from None
+
+    def _encoded(self, example: Mapping[str, Any]) -> BatchFeature:
+        """One example as a batch of its own."""
+        messages = _messages(example)
+        [text], [named] = self.processor.render([messages])
+        given = example.get("images")
+        pictures = _filled(named, [] if given is None else as_list(given))
+        if len(pictures) != count_tags(text):
+            raise PromptError(f"{len(pictures)} pictures for {count_tags(text)} image tags")
+        num_answers = sum(message.get("role") == "assistant" for message in messages)
+        # What labels are read from: each must be the template's, not spelled out in a message.
+        for token, wanted in ((_OPENS, num_answers), (_ENDS, len(messages))):
+            if text.count(token) != wanted:
+                raise PromptError(f"{token} in its text would pass for a turn's own: remove it")
+        row = self.processor(text, pictures or None)
+        row["labels"] = self.labels(row["input_ids"])
+        return row
 
     def labels(self, input_ids: Tensor) -> Tensor:
         """(B, T) ids where the assistant speaks, its <|end|> included, and -100 elsewhere."""
@@ -74,6 +93,19 @@ class Phi3VCollator:
                     labels[row, start : at + 1] = input_ids[row, start : at + 1]
                     start = None
         return labels
+
+
+def _messages(example: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """An example's messages, the last of them an answer. Raises PromptError."""
+    messages = example.get("messages") if isinstance(example, Mapping) else None
+    if not isinstance(messages, (list, tuple)) or not all(isinstance(m, Mapping) for m in messages):
+        raise PromptError(
+            "expected {'messages': [{'role': ..., 'content': ...}, ...], 'images': [...]}, got "
+            f"{brief(example)} (a Trainer takes them away without remove_unused_columns=False)"
+        )
+    if not messages or messages[-1].get("role") != "assistant":
+        raise PromptError("the last message must be the assistant's")
+    return messages
 
 
 def _filled(
