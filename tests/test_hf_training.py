@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from phisight.errors import ImageError, PromptError
 from phisight.hf import Phi3VCollator, Phi3VConfig, Phi3VForCausalLM, Phi3VProcessor
@@ -125,6 +125,58 @@ def test_lora_with_checkpointing_reduces_the_loss_on_nano(
         assert not torch.allclose(before, expected, atol=0.1)
         merged = again.merge_and_unload()
         torch.testing.assert_close(merged(**batch).logits, expected, rtol=0, atol=1e-3)
+
+
+def lora(model: Phi3VForCausalLM, targets: list[str]) -> Any:
+    """An adapter of random weights, ready to be trained."""
+    torch.manual_seed(0)
+    adapter = LoraConfig(r=4, target_modules=targets, init_lora_weights=False)
+    return get_peft_model(model, adapter).train()
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_lets_gradients_reach_adapters(
+    collate: Phi3VCollator, reentrant: bool
+) -> None:
+    """All else is frozen: a reentrant checkpoint then needs embeddings that ask for gradients."""
+    batch = collate([EXAMPLE])
+    plain = gradients(lora(small(), TARGETS), batch)
+    tuned = lora(small(), TARGETS)
+    tuned.enable_input_require_grads()
+    checkpointed(tuned.get_base_model(), {"use_reentrant": reentrant})
+    kept = gradients(tuned, batch)
+    assert len(plain) == 2 * 2 * len(TARGETS)  # layers, A and B
+    assert plain.keys() == kept.keys()
+    for name, gradient in plain.items():
+        assert bool(gradient.any()), name
+        torch.testing.assert_close(kept[name], gradient, msg=name)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_an_adapter_of_the_head_has_an_effect(collate: Phi3VCollator) -> None:
+    batch, tuned = collate([EXAMPLE]), lora(small(), ["lm_head"])
+    assert len(gradients(tuned, batch)) == 2
+    with torch.inference_mode():
+        adapted = tuned(**batch).logits
+        with tuned.disable_adapter():
+            assert not torch.allclose(tuned(**batch).logits, adapted, atol=0.1)
+        merged = tuned.merge_and_unload()
+        torch.testing.assert_close(merged(**batch).logits, adapted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_an_adapter_s_folder_stands_for_its_base_model(
+    collate: Phi3VCollator, micro_folder: Path, tmp_path: Path
+) -> None:
+    batch, saved = collate([EXAMPLE]), tmp_path / "adapter"
+    base = Phi3VForCausalLM.from_pretrained(micro_folder)
+    tuned = lora(base, TARGETS).eval()
+    tuned.save_pretrained(saved)
+    again = AutoModelForCausalLM.from_pretrained(saved)
+    with torch.inference_mode():
+        assert torch.equal(again(**batch).logits, tuned(**batch).logits)
+    assert again.generation_config.eos_token_id == base.generation_config.eos_token_id
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
