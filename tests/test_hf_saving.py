@@ -11,6 +11,8 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoProcessor, ProcessorMixin
 
 import phisight.hf
+from phisight.config import read_model_config
+from phisight.model.weights import check_weights
 from phisight.processing.processor import Processor
 
 
@@ -27,6 +29,29 @@ def test_a_saved_folder_serves_phisight_too(micro_folder: Path, tmp_path: Path) 
     assert after.token_ids == before.token_ids
     own_crops = phisight.load(saved).cost("What is it?", [picture])
     assert own_crops.prompt_tokens == before.usage.prompt_tokens
+
+
+def test_a_saved_model_without_its_tokenizer_still_knows_where_turns_end(
+    micro_folder: Path, tmp_path: Path
+) -> None:
+    """And so says nothing: generation_config.json has the ids."""
+    AutoModelForCausalLM.from_pretrained(micro_folder).save_pretrained(tmp_path / "saved")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert again.generation_config.eos_token_id == [257, 258, 260]
+
+
+def test_a_resized_vocabulary(micro_folder: Path, tmp_path: Path) -> None:
+    model, ids = AutoModelForCausalLM.from_pretrained(micro_folder), torch.arange(1, 30)[None]
+    with torch.inference_mode():
+        before = model(ids).logits
+        model.resize_token_embeddings(280)
+        after = model(ids).logits
+        assert after.shape == (1, 29, 280)
+        assert torch.equal(after[..., :270], before)
+        model.save_pretrained(tmp_path / "saved")
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+        assert torch.equal(again(ids).logits, after)
+    check_weights(tmp_path / "saved", read_model_config(tmp_path / "saved"))
 
 
 def test_a_saved_processor_gives_the_same_inputs(official: Path, tmp_path: Path) -> None:
