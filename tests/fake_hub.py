@@ -147,13 +147,13 @@ def serving(hub: FakeHub) -> Iterator[FakeHub]:
                 part = part[: hub.cuts.pop(0)]
             elif path.suffix == ".safetensors" and hub.stall_after is not None:
                 part = b"" if start else part[: hub.stall_after]
+                request.sent = len(part)  # before the client can have it and look
                 self.wfile.write(part)
-                request.sent = len(part)
                 hub.stalled.set()
                 hub.released.wait(20)
                 return
-            self.write(part)
             request.sent = len(part)
+            self.write(part)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
