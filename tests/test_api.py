@@ -12,6 +12,7 @@ import pytest
 import torch
 from naive import last_logits
 from PIL import Image
+from waiting import until
 
 import phisight
 from phisight import errors
@@ -79,10 +80,10 @@ def test_streams_interleave_and_closing_one_leaves_the_other(nano: Model) -> Non
 def test_a_dropped_stream_frees_the_engine(nano: Model) -> None:
     stream = nano.stream(*CHART)
     next(stream)
-    assert nano._loop._engine._jobs
+    assert not nano._loop._engine.is_idle
     del stream
     gc.collect()
-    assert not nano._loop._engine._jobs
+    until(lambda: nano._loop._engine.is_idle)
     assert not nano._loop._outputs
 
 
@@ -99,7 +100,7 @@ def test_a_stop_string_ends_the_answer_before_it(nano: Model) -> None:
     assert answer.text == 'The title of the book is "ALONE"'
     assert answer.usage.completion_tokens == len(answer.token_ids) == len(answer.text) + 8
     assert answer.timings.decode > 0
-    assert not nano._loop._engine._jobs
+    until(lambda: nano._loop._engine.is_idle)
     free = nano.ask("OCR", [EXAMPLES / "sign.png"])
     assert (free.stop, free.finish_reason) == (None, "stop")
 
@@ -141,7 +142,7 @@ def test_an_encoded_picture_serves_many_questions(
     assert nano.encode_image(book) is book
     raw = f"<|user|>\n<|image_1|>\n{QUESTION}<|end|>\n<|assistant|>\n"
     expected = nano.ask(QUESTION, [BOOK]).token_ids
-    monkeypatch.setattr(nano.network, "encode_image", None)  # not needed any more
+    monkeypatch.setattr(nano.network, "encode_images", None)  # not needed any more
     assert nano.ask(QUESTION, [book]).token_ids == expected
     assert nano.ask(raw, [book]).token_ids == expected
     parts = [{"type": "image", "image": book}, {"type": "text", "text": QUESTION}]
@@ -169,7 +170,7 @@ def test_the_cost_is_known_before_anything_runs(
     nano: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(nano.network, "encode_image", None)
+        patch.setattr(nano.network, "encode_images", None)
         cost = nano.cost("Compare.", [BOOK, EXAMPLES / "sign.png"])
         too_long = nano.cost("Compare.", [BOOK] * 6)
     answer = nano.ask("Compare.", [BOOK, EXAMPLES / "sign.png"], max_tokens=1)
@@ -185,20 +186,18 @@ def test_the_cost_is_known_before_anything_runs(
     assert str(too_long).endswith(": does not fit")
 
 
-def test_memory_too_small_is_said_before_it_is_asked_for(
-    nano: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_too_small_is_said_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load("nano", kv_memory=0.005)
     with monkeypatch.context() as patch:
-        for user in ("phisight.engine.engine", "phisight.api"):
-            patch.setattr(f"{user}.free_bytes", lambda device: 2**20)
-        patch.setattr(nano.network, "encode_image", None)
+        patch.setattr(model.network, "encode_images", None)
         with pytest.raises(
             errors.BudgetError,
-            match=r"reading \d+ tokens takes 0.\d\d GiB of memory and \S+ has 0.00 GiB free: use",
+            match=r"a prompt of 8\d\d tokens and an answer of up to 512 take 0.0\d GiB of cache, "
+            r"and on cpu it has 0.00 GiB: use fewer pictures",
         ):
-            nano.ask(QUESTION, [BOOK])
-        assert not nano.cost(QUESTION, [BOOK]).fits
-    assert nano.ask("Hi", max_tokens=1).usage.completion_tokens == 1
+            model.ask(QUESTION, [BOOK])
+    assert not model.cost(QUESTION, [BOOK]).fits
+    assert model.ask("Hi", max_tokens=1).usage.completion_tokens == 1
 
 
 def test_a_notebook_shows_an_answer_escaped() -> None:
@@ -246,10 +245,53 @@ def test_keyword_options_agree_with_the_option_class() -> None:
 
 
 def test_load_agrees_with_its_options() -> None:
-    parameters = list(inspect.signature(load).parameters.values())[1:]
+    parameters = list(inspect.signature(load).parameters.values())[1:-1]
     assert {p.name: p.default for p in parameters} == {
         f.name: f.default for f in dataclasses.fields(LoadOptions)
     }
+
+
+def test_load_takes_engine_options_and_refuses_others() -> None:
+    model = load("nano", max_batch=3, kv_memory=0.125)
+    assert model._loop.max_batch == 3
+    assert 0.12 * 2**30 < model._loop.cache_bytes <= 2**27
+    with pytest.raises(errors.OptionError, match="unknown option 'kv_memori': did you mean kv_mem"):
+        load("nano", kv_memori=1.0)  # type: ignore[call-arg]
+    with pytest.raises(errors.OptionError, match="prefix_cache='no': expected True or False"):
+        load("nano", prefix_cache="no")  # type: ignore[arg-type]
+    with pytest.raises(errors.OptionError, match="speculate=17: must be between 0 and 16"):
+        load("nano", speculate=17)
+
+
+def test_several_questions_about_a_picture_read_it_once(nano: Model) -> None:
+    fresh = load("nano")
+    questions = ["OCR", "What does it say?", "Who wrote it?"]
+    answers = fresh.ask_many(
+        [{"prompt": question, "images": [BOOK], "max_tokens": 5} for question in questions]
+    )
+    assert [answer.text for answer in answers] == [
+        nano.ask(question, [BOOK], max_tokens=5).text for question in questions
+    ]
+    cached = [answer.usage.cached_tokens for answer in answers]
+    assert cached[0] == 0
+    assert min(cached[1:]) > 757 - 32, "the picture's whole blocks"
+    again = fresh.ask("And now?", [BOOK], max_tokens=1)
+    assert again.usage.prompt_tokens - again.usage.cached_tokens < 32 + len("And now?") + 16
+    assert again.timings.vision == 0.0
+
+
+def test_streams_of_several_threads_advance_together(nano: Model) -> None:
+    """A caller who takes its time holds nobody up."""
+    slow = nano.stream(QUESTION, [BOOK])
+    next(slow)
+    assert nano.ask("Hi", max_tokens=3, ignore_eos=True).usage.completion_tokens == 3
+    assert "".join(slow).startswith("he title of the book")
+
+
+def test_logit_bias_is_checked_against_the_vocabulary(nano: Model) -> None:
+    with pytest.raises(errors.OptionError, match="logit_bias: only ids below 264 are in"):
+        nano.ask("Hi", logit_bias={264: 1.0})
+    assert nano.ask("Hi", logit_bias={65: 100.0}, max_tokens=3).text == "AAA"
 
 
 def test_unknown_options_raise(nano: Model) -> None:

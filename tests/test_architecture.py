@@ -16,6 +16,7 @@ SOURCE = Path(phisight.__file__).parent
 EVERYWHERE = {
     "errors",
     "config",
+    "options",
     "params",
     "hd",
     "jsonfile",
@@ -26,6 +27,7 @@ EVERYWHERE = {
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "config": set(),
+    "options": set(),
     "params": set(),
     "hd": set(),
     "jsonfile": set(),

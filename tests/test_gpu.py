@@ -4,11 +4,13 @@ import gc
 import random
 from pathlib import Path
 
+import law
+import micro
 import numpy as np
 import pytest
 import torch
 from naive import greedy, last_logits
-from test_engine import generate
+from test_engine_law import generate
 from test_model import NAMES, encode, golden
 
 import phisight
@@ -73,27 +75,37 @@ def test_nano_reads_the_book_on_cuda() -> None:
     assert text == 'The title of the book is "ALONE" and the author is Morgan Maxwell.'
 
 
-def test_no_memory_is_a_clear_error_and_the_model_lives_on() -> None:
+def test_a_cache_too_small_is_said_before_it_is_asked_for() -> None:
+    model = phisight.load(kv_memory=0.01)
+    with pytest.raises(BudgetError, match=r"GiB of cache, and on cuda:0 it has 0.01 GiB: use few"):
+        model.ask("x" * 3900)
+    assert model.ask("Hi", max_tokens=2).usage.completion_tokens <= 2
+
+
+def test_no_memory_in_a_step_is_a_clear_error_and_the_model_lives_on() -> None:
     model = phisight.load()
     gc.collect()
     torch.cuda.empty_cache()  # what other tests freed would serve
     torch.cuda.set_per_process_memory_fraction(1e-6)
     try:
-        with pytest.raises(
-            BudgetError, match=r"no memory on cuda:0 for 39\d\d tokens, .*use fewer"
-        ):
-            model.ask("x" * 3900)
+        with pytest.raises(BudgetError, match=r"no memory on cuda:0 for 39\d\d tokens: use fewer"):
+            model.ask("x" * 3900, max_tokens=100)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert model.ask("Hi", max_tokens=2).usage.completion_tokens <= 2
 
 
-def test_memory_too_small_is_said_before_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = phisight.load()
-    with monkeypatch.context() as patch:
-        patch.setattr("phisight.engine.engine.free_bytes", lambda device: 2**20)
-        with pytest.raises(
-            BudgetError, match=r"GiB of memory and cuda:0 has 0.00 GiB free: use few"
-        ):
-            model.ask("x" * 3900)
-    assert model.ask("Hi", max_tokens=2).usage.completion_tokens <= 2
+@pytest.mark.parametrize("first", [0, 20])
+def test_law_exactly_on_random_mixes(first: int) -> None:
+    model = law.few_tokens(micro.network(micro.config()).cuda())
+    for seed in range(first, first + 20):
+        law.run(model, seed)
+
+
+def test_a_float8_cache_answers() -> None:
+    """On trained weights three bits of mantissa keep what the book says."""
+    book = Path(__file__).parents[1] / "examples" / "book.png"
+    question = "Help me get the title and author information of this book?"
+    exact, stored = (phisight.load(kv_dtype=dtype) for dtype in (None, "fp8"))
+    assert stored.cost("Hi").token_bytes * 2 == exact.cost("Hi").token_bytes
+    assert stored.ask(question, [book]).text == exact.ask(question, [book]).text

@@ -29,7 +29,7 @@ def test_more_than_the_context(
     nano: Model, question: str, count: int, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(nano.network, "encode_image", None)
+        patch.setattr(nano.network, "encode_images", None)
         with pytest.raises(BudgetError) as caught:
             nano.ask(question, [SIGN] * count)
     assert str(caught.value) == (
@@ -39,23 +39,24 @@ def test_more_than_the_context(
     assert nano.ask("Hi", max_tokens=1).finish_reason == "length"
 
 
-def test_memory_one_byte_too_small(nano: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_one_block_too_small(nano: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = nano.cost("OCR", [SIGN]).prompt_tokens
-    needed = nano.network.bytes_to_read(tokens)
+    per_token = nano.cost("OCR").token_bytes
+    block = 32
+    needed = -(-(tokens + 1) // block) * block * per_token / 2**30
+    small = load("nano", kv_memory=needed - block * per_token / 2**30)
     with monkeypatch.context() as patch:
-        patch.setattr("phisight.engine.engine.free_bytes", lambda device: needed - 1)
-        patch.setattr(nano.network, "encode_image", None)
-        patch.setattr(torch.Tensor, "new_zeros", None)  # what the cache is made by
+        patch.setattr(small.network, "encode_images", None)
         with pytest.raises(BudgetError) as caught:
-            nano.ask("OCR", [SIGN])
-    gib = f"{needed / 2**30:.2f} GiB"
+            small.ask("OCR", [SIGN], max_tokens=1)
+    have = f"{(needed - block * per_token / 2**30):.2f}"
     assert str(caught.value) == (
-        f"reading {tokens} tokens takes {gib} of memory and {nano.network.device} has {gib} free: "
-        "use fewer pictures, fewer crops (num_crops), or less text"
+        f"a prompt of {tokens} tokens and an answer of up to 1 take "
+        f"{(tokens + 1) * per_token / 2**30:.2f} GiB of cache, and on cpu it has {have} GiB: "
+        "use fewer pictures, fewer crops (num_crops), a smaller max_tokens, or a larger kv_memory"
     )
-    with monkeypatch.context() as patch:
-        patch.setattr("phisight.engine.engine.free_bytes", lambda device: needed)
-        assert nano.ask("OCR", [SIGN], max_tokens=1).finish_reason == "length"
+    enough = load("nano", kv_memory=needed)
+    assert enough.ask("OCR", [SIGN], max_tokens=1).finish_reason == "length"
 
 
 def test_weights_that_do_not_fit(micro_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

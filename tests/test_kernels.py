@@ -1,14 +1,25 @@
 """Each operation against its plainest form, on odd shapes and every dtype."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.nn import functional
 
-from phisight.kernels.attention import attend_one
+from phisight.kernels.paged import (
+    Pages,
+    attend_pages_gathered,
+    attend_pages_in_place,
+    read_pages,
+    runs_of,
+    write_pages,
+)
 from phisight.kernels.patches import embed_patches, embed_patches_by_product
 
 # Of the largest value; bfloat16 keeps 8 bits, and sums of rounded products drift by a few of them.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}
+
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Pages], torch.Tensor]
 
 
 def assert_close(a: torch.Tensor, b: torch.Tensor) -> None:
@@ -29,12 +40,34 @@ def test_patches(
     assert_close(embed_patches(pixels, weight), embed_patches_by_product(pixels, weight))
 
 
+# Blocks of 8 tokens, out of 40, of which each sequence holds some.
+SEQUENCES = [([3], 1), ([9, 10, 11, 12], 30), ([7, 5, 6, 20], 32), ([0, 39], 9)]
+
+
+@pytest.mark.parametrize("attend", [attend_pages_gathered, attend_pages_in_place])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize(("heads", "stored", "size"), [(1, 1, 2), (7, 123, 64), (3, 1025, 96)])
-def test_one_query(dtype: torch.dtype, heads: int, stored: int, size: int) -> None:
+@pytest.mark.parametrize(("heads", "size"), [(1, 2), (7, 64), (3, 96)])
+def test_one_query_over_blocks(attend: Attend, dtype: torch.dtype, heads: int, size: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    keys, values = torch.randn(2, heads, stored + 9, size, generator=generator).to(dtype)
-    q = torch.randn(heads, 1, size, generator=generator).to(dtype)
-    seen = (q[None], keys[None, :, :stored], values[None, :, :stored])
-    expected = functional.scaled_dot_product_attention(*seen)[0]
-    assert_close(attend_one(q, keys, values, stored), expected)
+    keys, values = torch.randn(2, 40, heads, 8, size, generator=generator).to(dtype)
+    q = torch.randn(len(SEQUENCES), heads, size, generator=generator).to(dtype)
+    mixed = attend(q, keys, values, Pages.of(SEQUENCES, 8, torch.device("cpu")))
+    for row, (blocks, stored) in enumerate(SEQUENCES):
+        k, v = (read_pages(store, blocks, stored, dtype) for store in (keys, values))
+        assert k.shape == (heads, stored, size)
+        expected = functional.scaled_dot_product_attention(q[row, :, None], k, v)  # (H, 1, d)
+        assert_close(mixed[row], expected[:, 0])
+
+
+@pytest.mark.parametrize("dtype", [*TOLERANCE, torch.float8_e4m3fn], ids=str)
+def test_what_is_written_to_blocks_is_read_from_them(dtype: torch.dtype) -> None:
+    store = torch.zeros(6, 3, 4, 2).to(dtype)
+    x = torch.arange(9 * 3 * 2).view(9, 3, 2) % 16
+    blocks, at = [5, 1, 2], torch.arange(9)
+    write_pages(store, torch.tensor(blocks)[at // 4], at % 4, x.to(torch.float32))
+    assert read_pages(store, blocks, 9, torch.float32).tolist() == x.transpose(0, 1).tolist()
+
+
+def test_runs_are_neighbours() -> None:
+    assert runs_of([4, 5, 6, 1, 9, 8]) == ((4, 3), (1, 1), (9, 1), (8, 1))
+    assert runs_of([]) == ()

@@ -14,6 +14,7 @@ from phisight.engine.loop import EngineLoop
 from phisight.engine.request import EngineTimes, Request, Token
 from phisight.engine.sampling import Logprobs
 from phisight.jsonfile import brief
+from phisight.processing.processor import ReadyImage
 from phisight.processing.stops import StopStrings
 from phisight.processing.tokenizer import Tokenizer
 
@@ -25,15 +26,16 @@ class Usage:
     prompt_tokens: int
     image_tokens: int
     completion_tokens: int = 0  # up to and including the stop token
+    cached_tokens: int = 0  # of the prompt, kept from earlier requests and not read again
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds spent on each part of a request."""
+    """Seconds spent on each part of a request; what ran beside it had a share in them."""
 
     processing: float = 0.0  # opening and cutting pictures, encoding text
     vision: float = 0.0  # crops to image tokens
-    queue: float = 0.0  # waiting for requests before it
+    queue: float = 0.0  # before the engine took it up
     prefill: float = 0.0  # reading the prompt, up to the first token
     decode: float = 0.0  # writing the other tokens
 
@@ -107,9 +109,10 @@ class Stream(Iterator[str]):
         tokenizer: Tokenizer,
         usage: Usage,
         timings: Timings,
+        images: tuple[ReadyImage, ...] = (),
     ) -> None:
         self.answer: Answer | None = None
-        self.images = tuple(request.images)  # encoded, in the prompt's order, to be used again
+        self.images = images  # opened, in the prompt's order, to be used again
         self._loop, self._stop_ids, self._tokenizer = loop, request.stop_ids, tokenizer
         self._usage, self._timings = usage, timings
         self._text = tokenizer.text_stream()
@@ -187,9 +190,15 @@ class Stream(Iterator[str]):
             text="".join(self._pieces),
             token_ids=tuple(self._ids),
             finish_reason="stop" if found is not None else str(last.finish),
-            usage=replace(self._usage, completion_tokens=len(self._ids)),
+            usage=replace(
+                self._usage, cached_tokens=last.cached_tokens, completion_tokens=len(self._ids)
+            ),
             timings=replace(
-                self._timings, queue=times.queue, prefill=times.prefill, decode=times.decode
+                self._timings,
+                queue=times.queue,
+                vision=times.vision,
+                prefill=times.prefill,
+                decode=times.decode,
             ),
             stop=found,
             logprobs=tuple(self._logprobs) if self._logprobs else None,

@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Unpack, overload
 
-import torch
-
 from phisight.answer import Answer, Stream, Timings, Usage
 from phisight.chat import Chat
 from phisight.config import ModelConfig, read_model_config
@@ -21,15 +19,22 @@ from phisight.engine.loop import EngineLoop
 from phisight.engine.request import Request
 from phisight.errors import ConfigError, ImageError, InputError, OptionError, PromptError
 from phisight.hub import ModelFolder, find_model
-from phisight.model.memory import budget_error, free_bytes
-from phisight.model.phi3v import EncodedImage, Phi3V
+from phisight.model.memory import budget_error
+from phisight.model.phi3v import Crops, EncodedImage, Phi3V
 from phisight.model.weights import load_model
-from phisight.params import LoadOptions, SamplingOptions, SamplingParams, sampling_params
+from phisight.params import (
+    EngineOptions,
+    LoadOptions,
+    SamplingOptions,
+    SamplingParams,
+    engine_config,
+    sampling_params,
+)
 from phisight.placement import Placement, choose_placement
 from phisight.processing.chat import Message
 from phisight.processing.image import ImageCrops, ImageSource
 from phisight.processing.processor import Processor, Prompt, ReadyImage
-from phisight.rows import answers
+from phisight.rows import Row, answers
 
 Question = str | Sequence[Message] | Prompt
 Picture = ImageSource | ReadyImage
@@ -41,16 +46,18 @@ def load(
     device: str | None = None,
     dtype: str | None = None,
     num_crops: int | None = None,
+    **engine: Unpack[EngineOptions],
 ) -> Model:
     """Load a model: a folder, a name such as "phi-3.5-vision", a hub id in the local cache.
 
     Without a name it is the one in PHISIGHT_MODEL, or chosen by `phisight use`, or the bundled
     `nano`; `Model.chosen_by` says which of these. `device` and `dtype` are chosen if left out, and
     `Model.placement` says which and why; `num_crops` is the most crops a picture is cut into (the
-    checkpoint's own number if left out). Raises ModelError, OptionError, DeviceError and, where
-    the weights do not fit the memory, BudgetError.
+    checkpoint's own number if left out). Engine options are those of EngineConfig. Raises
+    ModelError, OptionError, DeviceError and, where the weights do not fit the memory, BudgetError.
     """
     options = LoadOptions(device=device, dtype=dtype, num_crops=num_crops)
+    serving = engine_config(engine)
     folder = find_model(model)
     placement = choose_placement(options.device, options.dtype)
     config = read_model_config(folder.path)
@@ -65,11 +72,12 @@ def load(
         'use another device (device="cpu") or dtype="bfloat16"'
     ):
         network = load_model(folder.path, config, device=placement.device, dtype=placement.dtype)
-    return Model(folder, config, network, processor, placement)
+        loop = EngineLoop(Engine(network, serving))
+    return Model(folder, config, network, processor, placement, loop)
 
 
 class Model:
-    """A loaded model. Its methods may be called from several threads; requests wait their turn.
+    """A loaded model. Its methods may be called from several threads; requests run side by side.
 
     Wherever a method takes pictures, they are paths, URLs, bytes of files, PIL images, or what
     `encode_image` gave. Sampling options are those of SamplingParams; unknown ones are refused.
@@ -82,13 +90,14 @@ class Model:
         network: Phi3V,
         processor: Processor,
         placement: Placement,
+        loop: EngineLoop,
     ) -> None:
         self.name, self.path = folder.name, folder.path
         self.note = folder.note  # one line a newcomer should know, or None
         self.chosen_by = folder.chosen_by  # "named", "PHISIGHT_MODEL", "phisight use", ...
         self.placement = placement
         self.config, self.network, self.processor = config, network, processor
-        self._loop = EngineLoop(Engine(network))
+        self._loop = loop
         # By string from the tokenizer, and the eos of config.json and generation_config.json.
         self.stop_ids = processor.tokenizer.stop_ids | frozenset(config.eos_token_ids)
 
@@ -106,8 +115,8 @@ class Model:
         A plain string is one user message with the pictures before it; a string that starts with
         <|user|> or <|system|> is a raw prompt with <|image_n|> tags; messages are
         {"role", "content"} mappings whose content is a string or text and image parts. Options:
-        max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop, logprobs.
-        Raises InputError.
+        max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty,
+        frequency_penalty, logit_bias, seed, stop, ignore_eos, logprobs. Raises InputError.
         """
         return self.stream(prompt, images, **options).finish()
 
@@ -129,7 +138,8 @@ class Model:
 
         Saves opening, cutting and the vision tower each time. Raises ImageError and BudgetError.
         """
-        return self._encoded(self.processor.image(image))
+        ready = _crops(self.processor.image(image))
+        return ready if isinstance(ready, EncodedImage) else self._loop.encode(ready)
 
     def cost(self, prompt: Question, images: Sequence[Picture] = ()) -> Cost:
         """What a question would take, without running the model. Raises InputError as `ask` does,
@@ -140,11 +150,18 @@ class Model:
             prompt_tokens=len(ready.ids),
             image_tokens=tuple(picture.num_tokens for picture in ready.images),
             context=self.config.max_positions,
-            prompt_bytes=self.network.bytes_to_read(len(ready.ids)),
-            token_bytes=self.network.bytes_per_token_cached(),
+            token_bytes=self._loop.bytes_per_token,
+            cache_bytes=self._loop.cache_bytes,
             flops=self.network.flops(len(ready.ids), crops),
-            free_bytes=free_bytes(self.network.device),
         )
+
+    def ask_many(self, questions: Iterable[Mapping[str, Any]]) -> list[Answer]:
+        """Answers to several questions at once, in their order.
+
+        Each is a mapping with `prompt`, perhaps `images`, and options. What begins alike, such as
+        the same pictures first, is read once. Raises InputError, led by the question's number.
+        """
+        return list(self.map(questions))
 
     @overload
     def map(
@@ -176,38 +193,39 @@ class Model:
     ) -> Iterator[Answer | InputError]:
         """Answers to rows of any iterable, a Hugging Face dataset among them, in the rows' order.
 
+        As many as `max_batch` rows (an option of `load`) are under way at once.
+
         A row is a mapping with `prompt`, perhaps `images` (a list), and options of its own that
-        replace the common ones; `request` makes one of a row that has other columns. Rows are read
-        as answers are taken. A row that cannot be asked raises its InputError, led by the row's
-        number; with errors="return" the error stands in the answer's place and the rest go on.
+        replace the common ones; `request` makes one of a row that has other columns. A row that
+        cannot be asked raises its InputError, led by the row's number; with errors="return" the
+        error stands in the answer's place and the rest go on.
         """
         if errors not in ("raise", "return"):
             raise OptionError(f"errors={errors!r}: expected 'raise' or 'return'")
         sampling_params(options)  # a mistake in them is no row's
-        return answers(
-            rows,
-            request,
-            lambda row: self._stream(
-                row.prompt, row.images, sampling_params(options, row.options)
-            ).finish(),
-            return_errors=errors == "return",
-        )
+
+        def start(row: Row) -> Stream:
+            return self._stream(row.prompt, row.images, sampling_params(options, row.options))
+
+        ahead = self._loop.max_batch
+        return answers(rows, request, start, ahead=ahead, return_errors=errors == "return")
 
     def _stream(
         self, prompt: Question, images: Sequence[Picture], params: SamplingParams
     ) -> Stream:
         began = time.perf_counter()
         prompt = self._prompt(prompt, images)
-        self._loop.check_fits(len(prompt.ids))  # before the pictures are encoded
-        processed = time.perf_counter()
-        encoded = [self._encoded(picture) for picture in prompt.images]
-        request = Request(prompt.ids, encoded, params, self.stop_ids)
+        size = self.config.vocab_size
+        if max(params.logit_bias or (0,)) >= size:
+            raise OptionError(f"logit_bias: only ids below {size} are in the vocabulary")
+        pictures = [_crops(image) for image in prompt.images]
         return Stream(
             self._loop,
-            request,
+            Request(prompt.ids, pictures, params, self.stop_ids),
             self.processor.tokenizer,
             Usage(len(prompt.ids), prompt.num_image_tokens),
-            Timings(processing=processed - began, vision=time.perf_counter() - processed),
+            Timings(processing=time.perf_counter() - began),
+            prompt.images,
         )
 
     def _prompt(self, prompt: Question, images: Sequence[Picture]) -> Prompt:
@@ -215,10 +233,9 @@ class Model:
             prompt = self.processor.prompt(prompt, images)
         elif images:
             raise PromptError("a Prompt already holds its pictures: leave `images` out")
-        if max(prompt.ids, default=0) >= self.config.vocab_size:
-            raise PromptError(
-                f"id {max(prompt.ids)} is outside the vocabulary of {self.config.vocab_size}"
-            )
+        size = self.config.vocab_size
+        if max(prompt.ids, default=0) >= size:
+            raise PromptError(f"id {max(prompt.ids)} is outside the vocabulary of {size}")
         for image in prompt.images:
             if isinstance(image, EncodedImage) and image.encoder is not self.network.mark:
                 raise ImageError(
@@ -226,14 +243,11 @@ class Model:
                 )
         return prompt
 
-    def _encoded(self, picture: ReadyImage) -> EncodedImage:
-        if isinstance(picture, EncodedImage):
-            return picture
-        assert isinstance(picture, ImageCrops), "all that a processor makes"
-        layout = picture.layout
-        needed = f"no memory on {self.network.device} to encode {layout.num_crops} crops"
-        with budget_error(f"{needed}: use fewer crops (num_crops)"), torch.inference_mode():
-            image = self.network.encode_image(picture.pixels, layout.rows, layout.cols)
-        if self.network.device.type == "cuda":
-            torch.cuda.synchronize(self.network.device)  # or the time would be the prefill's
+
+def _crops(image: ReadyImage) -> EncodedImage | Crops:
+    """A picture as the engine takes it."""
+    if isinstance(image, EncodedImage):
         return image
+    assert isinstance(image, ImageCrops), "all that a processor makes"
+    layout = image.layout
+    return Crops(image.pixels, layout.rows, layout.cols, image.num_tokens, image.key)

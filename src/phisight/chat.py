@@ -25,9 +25,9 @@ class Answerer(Protocol):
 class Chat:
     """A conversation with a model, begun by `Model.chat`.
 
-    `messages` is the history, in the form that `Model.ask` takes. Its pictures are encoded once
-    they have been answered about, each once, however many turns follow. A question whose answer
-    failed, or was left before its end, is not in it.
+    `messages` is the history, in the form that `Model.ask` takes. Its pictures are opened and cut
+    once, however many turns follow, and read again only where their keys and values had to make
+    room. A question whose answer failed, or was left before its end, is not in it.
     """
 
     def __init__(self, model: Answerer, messages: Sequence[Message] = ()) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 from phisight import jsonfile
 from phisight.errors import ConfigError
 from phisight.hd import CELLS, CROP, PATCHES
-from phisight.params import LoadOptions, option_field
+from phisight.options import option_field
+from phisight.params import LoadOptions
 
 # What a model folder must hold besides its weights.
 TEXT_FILES = ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json")

@@ -6,34 +6,15 @@ Knows nothing of torch or of any argument parser.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from phisight.errors import OptionError
 from phisight.jsonfile import brief
+from phisight.options import check_limits, check_names, option
 
 DTYPES = ("bfloat16", "float32")
-
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    choices: tuple[str, ...] | None = None,
-) -> Any:
-    """A dataclass field that carries its own help text and limits (both ends included)."""
-    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def option_field(owner: type, name: str) -> dataclasses.Field[Any]:
-    """The field of an option class by name; KeyError if there is none."""
-    return {field.name: field for field in dataclasses.fields(owner)}[name]
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -45,8 +26,12 @@ class SamplingOptions(TypedDict, total=False):
     top_p: float
     min_p: float
     repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float] | None
     seed: int | None
     stop: str | Sequence[str]
+    ignore_eos: bool
     logprobs: int | None
 
 
@@ -82,6 +67,21 @@ class SamplingParams:
         minimum=0.1,
         maximum=10.0,
     )
+    presence_penalty: float = option(
+        0.0,
+        "Taken off the logits of tokens that the answer already has.",
+        minimum=-2.0,
+        maximum=2.0,
+    )
+    frequency_penalty: float = option(
+        0.0,
+        "Taken off the logits of tokens as often as the answer already has them.",
+        minimum=-2.0,
+        maximum=2.0,
+    )
+    logit_bias: Mapping[int, float] | None = option(
+        None, "Added to the logits of these token ids, -100 to 100 each."
+    )
     seed: int | None = option(
         None,
         "Makes drawn answers repeatable; no effect at temperature 0.",
@@ -91,6 +91,7 @@ class SamplingParams:
     stop: str | Sequence[str] = option(
         (), "End the answer before this text; may be given several times."
     )
+    ignore_eos: bool = option(False, "Write on where the model would end its answer.")
     logprobs: int | None = option(
         None,
         "Also give the log-probability of every token, and of so many of the likeliest.",
@@ -101,6 +102,7 @@ class SamplingParams:
     def __post_init__(self) -> None:
         check_limits(self)
         _check_stops(self.stop)
+        _check_bias(self.logit_bias)
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -130,31 +132,53 @@ class LoadOptions:
         check_limits(self)
 
 
-def check_limits(options: SamplingParams | LoadOptions) -> None:
-    """Raise OptionError for the first field of a wrong type or outside its limits."""
-    for field in dataclasses.fields(options):
-        value, limits = getattr(options, field.name), field.metadata
-        kind = str(field.type)
-        if (value is None and "None" in kind) or "Sequence" in kind:
-            continue
-        expected: type | tuple[type, ...] = (
-            int if kind.startswith("int") else (int, float) if kind.startswith("float") else str
-        )
-        if not isinstance(value, expected) or isinstance(value, bool):
-            raise OptionError(
-                f"{field.name}={value!r}: expected {kind}, got {type(value).__name__}"
-            )
-        if isinstance(value, str):
-            if limits["choices"] and value not in limits["choices"]:
-                raise OptionError(
-                    f"{field.name}={value!r}: expected one of {', '.join(limits['choices'])}"
-                )
-            continue
-        low, high = limits["minimum"], limits["maximum"]
-        # "not (a <= b)" rather than "a > b": the latter lets NaN through.
-        if (low is not None and not value >= low) or (high is not None and not value <= high):
-            limit = f"at least {low}" if high is None else f"between {low} and {high}"
-            raise OptionError(f"{field.name}={brief(value)}: must be {limit}")
+class EngineOptions(TypedDict, total=False):
+    """EngineConfig as keyword arguments."""
+
+    max_batch: int
+    chunk_tokens: int | None
+    kv_memory: float | None
+    kv_dtype: str | None
+    prefix_cache: bool
+    image_memory: float
+    speculate: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How a loaded model serves its requests. None means: by the device."""
+
+    max_batch: int = option(32, "Most requests to run at once.", minimum=1, maximum=256)
+    chunk_tokens: int | None = option(
+        None,
+        "Most tokens of prompts to read between two tokens of running answers. Left out: 512 on "
+        "the CPU, else 2048.",
+        minimum=1,
+    )
+    kv_memory: float | None = option(
+        None,
+        "GiB for the keys and values of running and earlier requests. Left out: half of the free "
+        "memory, 0.8 on CUDA, but no more than is of use.",
+        minimum=0.0,
+    )
+    kv_dtype: str | None = option(
+        None, "Store keys and values in fewer bits (CUDA only).", choices=("fp8",)
+    )
+    prefix_cache: bool = option(
+        True, "Find again what was read for earlier requests that begin alike."
+    )
+    image_memory: float = option(
+        0.25, "GiB for encoded pictures that no request needs now.", minimum=0.0
+    )
+    speculate: int = option(
+        0,
+        "Tokens to guess from earlier text at each step; right guesses are kept.",
+        minimum=0,
+        maximum=16,
+    )
+
+    def __post_init__(self) -> None:
+        check_limits(self)
 
 
 def sampling_params(*given: Mapping[str, Any]) -> SamplingParams:
@@ -162,14 +186,15 @@ def sampling_params(*given: Mapping[str, Any]) -> SamplingParams:
 
     Raises OptionError for a name that is no option, with the nearest that is.
     """
-    known = [field.name for field in dataclasses.fields(SamplingParams)]
     options = {name: value for mapping in given for name, value in mapping.items()}
-    for name in options:
-        if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-            guess = f"did you mean {close[0]}? " if close else ""
-            raise OptionError(f"unknown option {name!r}: {guess}There are {', '.join(known)}")
+    check_names(SamplingParams, options)
     return SamplingParams(**options)
+
+
+def engine_config(options: Mapping[str, Any]) -> EngineConfig:
+    """EngineConfig from keyword arguments. Raises OptionError as `sampling_params` does."""
+    check_names(EngineConfig, options)
+    return EngineConfig(**options)
 
 
 _MOST_STOPS, _LONGEST_STOP = 16, 256
@@ -185,4 +210,18 @@ def _check_stops(stop: str | Sequence[str]) -> None:
         if not 1 <= len(text) <= _LONGEST_STOP:
             raise OptionError(
                 f"stop={brief(text)}: must have between 1 and {_LONGEST_STOP} characters"
+            )
+
+
+def _check_bias(bias: Mapping[int, float] | None) -> None:
+    if bias is None:
+        return
+    if not isinstance(bias, Mapping):
+        raise OptionError(f"logit_bias={brief(bias)}: expected a mapping of token ids to numbers")
+    for token_id, amount in bias.items():
+        if not isinstance(token_id, int) or isinstance(token_id, bool) or token_id < 0:
+            raise OptionError(f"logit_bias: {brief(token_id)} is no token id")
+        if not isinstance(amount, (int, float)) or not -100 <= amount <= 100:
+            raise OptionError(
+                f"logit_bias[{token_id}]={brief(amount)}: must be within -100 and 100"
             )

@@ -1,52 +1,117 @@
-"""Keys and values of one sequence, contiguous in each layer and written in place.
+"""Keys and values of all sequences, in blocks.
 
-Owns their layout and growth. Dimensions: H heads, T tokens of this step, R room for tokens, d head
-size.
+Owns their layout, (layers, blocks, H, B, d): a block of one layer is whole, and each head's part of
+it too, so that blocks which lie side by side are read in place. Every step's keys and values are
+written before any are read.
+
+Dimensions: T tokens of a step, H heads, B tokens a block, d head size.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from phisight.config import ModelConfig
-from phisight.kernels.attention import attend_one
-
-# Room grows by so many tokens at a time. A layer is read whole at every step, since views with gaps
-# between heads would be copied, so room to spare costs time; growing copies the layer.
-_GROWTH = 64
+from phisight.kernels.paged import Pages, attend_pages, read_pages, runs_of, write_pages
+from phisight.model.decoder import Attend
 
 
-class KVCache:
-    """The cache of one sequence. `attend` is what the decoder layers call."""
+class Part(NamedTuple):
+    """Consecutive tokens of one sequence in a step: `length` after `stored` earlier ones."""
 
-    def __init__(self, config: ModelConfig, *, device: torch.device, dtype: torch.dtype) -> None:
-        shape = (2, config.num_heads, 0, config.head_dim)
-        self._layers = [
-            torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.num_layers)
-        ]
-        self.length = 0  # tokens whose keys and values are stored in every layer
+    blocks: Sequence[int]
+    stored: int
+    length: int
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
-        """Store (T, H, d) keys and values after the earlier ones; mix what each query sees."""
-        stop = self.length + len(q)
-        store = self._with_room(layer, stop)  # (2, H, R, d)
-        store[0, :, self.length : stop] = k.transpose(0, 1)
-        store[1, :, self.length : stop] = v.transpose(0, 1)
-        if len(q) == 1:
-            return attend_one(q.transpose(0, 1), store[0], store[1], stop).transpose(0, 1)
-        assert self.length == 0, "prompts are read in one step"
-        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))  # (1, H, T, d)
-        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return mixed[0].transpose(0, 1)
 
-    def _with_room(self, layer: int, tokens: int) -> Tensor:
-        store = self._layers[layer]
-        if tokens > store.shape[2]:
-            room = -(-tokens // _GROWTH) * _GROWTH
-            # Zeros, since what lies beyond the stored tokens is multiplied by weights of zero.
-            larger = store.new_zeros(2, store.shape[1], room, store.shape[3])
-            larger[:, :, : self.length] = store[:, :, : self.length]
-            self._layers[layer] = store = larger
-        return store
+class PagedCache:
+    """`dtype` is what is stored: the model's, or float8_e4m3fn."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_blocks: int,
+        block_size: int,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.block_size = block_size
+        shape = (config.num_layers, num_blocks, config.num_heads, block_size, config.head_dim)
+        # Not zeroed: main memory that is never written is never taken from the system.
+        self.keys, self.values = (torch.empty(shape, device=device, dtype=dtype) for _ in range(2))
+
+    def clear(self, blocks: Sequence[int]) -> None:
+        """Zero new blocks: what lies beyond the stored tokens is multiplied by weights of zero,
+        which gives NaN if it is no number."""
+        for first, count in runs_of(blocks):  # slices: an index takes 4 times as long on the CPU
+            for store in (self.keys, self.values):
+                store[:, first : first + count].zero_()
+
+    def attention(self, parts: Sequence[Part]) -> Attend:
+        """What the decoder layers call in a step that consists of these parts, in this order."""
+        device, size = self.keys.device, self.block_size
+        rows, chunks = [], []  # places in the step: of single tokens, and of longer parts
+        blocks, offsets, start = [], [], 0
+        for part in parts:
+            for position in range(part.stored, part.stored + part.length):
+                blocks.append(part.blocks[position // size])
+                offsets.append(position % size)
+            stop = start + part.length
+            if part.length == 1:
+                rows.append((start, part))
+            else:
+                chunks.append((slice(start, stop), part, _mask(part, device)))
+            start = stop
+        at = torch.tensor([blocks, offsets], device=device)
+        index = torch.tensor([row for row, _ in rows], device=device)
+        pages = Pages.of([(part.blocks, part.stored + 1) for _, part in rows], size, device)
+        only_rows = not chunks
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
+            keys, values = self.keys[layer], self.values[layer]
+            write_pages(keys, at[0], at[1], k)
+            write_pages(values, at[0], at[1], v)
+            if only_rows:
+                return attend_pages(q, keys, values, pages)
+            mixed = torch.empty_like(q)
+            if rows:
+                mixed[index] = attend_pages(q[index], keys, values, pages)
+            for place, part, mask in chunks:
+                if part.stored == 0:  # all there is to see is at hand
+                    seen = [x[place].transpose(0, 1) for x in (k, v)]
+                else:
+                    total = part.stored + part.length
+                    seen = [
+                        read_pages(store, part.blocks, total, q.dtype) for store in (keys, values)
+                    ]
+                chunk = functional.scaled_dot_product_attention(
+                    q[place].transpose(0, 1)[None],  # (1, H, length, d)
+                    seen[0][None],
+                    seen[1][None],
+                    attn_mask=mask,
+                    is_causal=mask is None,
+                )
+                mixed[place] = chunk[0].transpose(0, 1)
+            return mixed
+
+        return attend
+
+
+def _mask(part: Part, device: torch.device) -> Tensor | None:
+    """(length, stored + length), True where a token of the part sees one of the sequence."""
+    if part.stored == 0:
+        return None
+    total = part.stored + part.length
+    ones = torch.ones(part.length, total, dtype=torch.bool, device=device)
+    return ones.tril(diagonal=part.stored)
+
+
+def bytes_per_block(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
+    """Keys and values of a block in all layers."""
+    return 2 * config.num_layers * config.hidden_size * block_size * dtype.itemsize

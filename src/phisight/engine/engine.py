@@ -1,123 +1,182 @@
 """The engine: `add` requests, `step` for tokens, `abort` what nobody waits for.
 
-One request runs at a time, in order of arrival. Not thread-safe: `loop` sees to that.
+All that run take each step together. Not thread-safe: `loop` sees to that.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections import deque
 
-from phisight.engine.request import EngineTimes, FinishReason, Request, StepOutput, Token
-from phisight.engine.runner import SequenceRunner
-from phisight.engine.sampling import Sampler, logprobs
+import torch
+
+from phisight.engine.blocks import BlockPool
+from phisight.engine.cache import PagedCache, bytes_per_block
+from phisight.engine.capacity import CHUNK_CROPS, CacheShape, cache_shape, check_fits, chunk_tokens
+from phisight.engine.images import ImageCache
+from phisight.engine.job import Job
+from phisight.engine.request import Request, StepOutput
+from phisight.engine.runner import Runner
+from phisight.engine.sampling import Pick, pick
+from phisight.engine.scheduler import Limits, Plan, Scheduler
+from phisight.engine.sequence import Sequence
+from phisight.engine.speculation import lookup
 from phisight.errors import BudgetError
-from phisight.model.memory import free_bytes, is_out_of_memory
-from phisight.model.phi3v import Phi3V
-
-
-class _Job:
-    """A request with its id and, once started, its sequence and the seconds spent on it."""
-
-    def __init__(self, request_id: int, request: Request) -> None:
-        self.request_id, self.request = request_id, request
-        self.sampler = Sampler(request.params, request.ids)
-        self.runner: SequenceRunner | None = None
-        self.num_generated = 0
-        self.added_at = time.perf_counter()
-        self.queued = self.prefill = self.decode = 0.0
+from phisight.model.memory import is_out_of_memory
+from phisight.model.phi3v import Crops, EncodedImage, Phi3V
+from phisight.params import EngineConfig
 
 
 class Engine:
-    def __init__(self, model: Phi3V) -> None:
-        self._model, self._rope = model, model.rope()
+    """Raises BudgetError if the device has no room for a cache. `shape` is for tests."""
+
+    def __init__(
+        self, model: Phi3V, config: EngineConfig | None = None, shape: CacheShape | None = None
+    ) -> None:
+        self._model, self.config = model, config or EngineConfig()
+        self.shape = shape or cache_shape(model, self.config)
+        self.images = ImageCache(int(self.config.image_memory * 2**30))
+        num_blocks, size = self.shape.num_blocks, self.shape.block_size
+        cache = PagedCache(
+            model.config, num_blocks, size, device=model.device, dtype=self.shape.dtype
+        )
+        self._runner = Runner(model, cache, self.images)
+        limits = Limits(
+            max_batch=self.config.max_batch,
+            chunk_tokens=chunk_tokens(self.config, model.device),
+            chunk_crops=CHUNK_CROPS,
+            short_reach=model.config.rope.original_max_positions,
+            reuse=self.config.prefix_cache,
+        )
+        pool = BlockPool(num_blocks, contiguous=model.device.type == "cpu")
+        self.scheduler = Scheduler(pool, limits, self.images.__contains__, self._guess)
         self._next_id = itertools.count()
-        self._jobs: deque[_Job] = deque()  # the first one is running or next to run
+        self._jobs: dict[int, Job] = {}
 
-    def check_fits(self, num_tokens: int) -> None:
-        """Raise BudgetError if a prompt of so many tokens leaves no room for an answer.
+    @property
+    def is_idle(self) -> bool:
+        return not self._jobs
 
-        Room in the context, and in the memory that is free now: an operating system may end a
-        process that asks for more, rather than say no.
-        """
-        limit = self._model.config.max_positions
-        if num_tokens >= limit:
-            raise BudgetError(
-                f"the prompt has {num_tokens} tokens and the model's context is {limit}: "
-                "use fewer pictures, fewer crops (num_crops), or less text"
-            )
-        needed, free = self._model.bytes_to_read(num_tokens), free_bytes(self._model.device)
-        if needed > free:
-            raise BudgetError(
-                f"reading {num_tokens} tokens takes {needed / 2**30:.2f} GiB of memory and "
-                f"{self._model.device} has {free / 2**30:.2f} GiB free: "
-                "use fewer pictures, fewer crops (num_crops), or less text"
-            )
+    @property
+    def bytes_per_token(self) -> int:
+        return bytes_per_block(self._model.config, 1, self.shape.dtype)
+
+    def check_fits(self, num_tokens: int, max_tokens: int) -> None:
+        """Raise BudgetError if a prompt of so many tokens and its answer can never be held."""
+        check_fits(self._model, self.shape, num_tokens, max_tokens)
 
     def add(self, request: Request) -> int:
         """Queue a request; its id. Raises BudgetError if it can never be answered."""
-        self.check_fits(len(request.ids))
-        job = _Job(next(self._next_id), request)
-        self._jobs.append(job)
+        self.check_fits(len(request.ids), request.params.max_tokens)
+        job = Job(
+            next(self._next_id),
+            request,
+            block_size=self.shape.block_size,
+            context=self._model.config.max_positions,
+            now=time.perf_counter(),
+        )
+        for image in request.images:
+            self.images.need(image.key)
+            if isinstance(image, EncodedImage):
+                self.images.put(image.key, image.features)
+        self._jobs[job.request_id] = job
+        self.scheduler.add(job.sequence)
         return job.request_id
 
-    def step(self) -> list[StepOutput]:
-        """The next token of the request in turn; empty when there is nothing to do."""
-        if not self._jobs:
-            return []
-        job = self._jobs[0]
-        try:
-            token = self._next_token(job)
-        except Exception as error:  # the request's own failure: its owner gets it, others go on
-            self.abort(job.request_id)
-            return [StepOutput(job.request_id, self._as_budget(job, error))]
-        if token.finish is not None:
-            self.abort(job.request_id)
-        return [StepOutput(job.request_id, token)]
-
     def abort(self, request_id: int) -> None:
-        """Drop a request, waiting or running, and free its cache. Unknown ids are ignored."""
-        for job in [job for job in self._jobs if job.request_id == request_id]:
-            self._jobs.remove(job)
+        """Drop a request, waiting or running, and free what it holds. Unknown ids are ignored."""
+        job = self._jobs.pop(request_id, None)
+        if job is not None:
+            self.scheduler.remove(job.sequence)
+            for image in job.request.images:
+                self.images.drop(image.key)
 
-    def _as_budget(self, job: _Job, error: Exception) -> Exception:
+    def encode(self, crops: Crops) -> EncodedImage:
+        """A picture's image tokens, for any number of requests. Raises BudgetError."""
+        self.images.need(crops.key)
+        try:
+            if crops.key not in self.images:
+                self._runner.encode([crops])
+            return EncodedImage(self.images[crops.key], self._model.mark, crops.key)
+        except Exception as error:
+            raise self._explained(error, f"to encode {len(crops.pixels)} crops") from None
+        finally:
+            self.images.drop(crops.key)
+
+    def step(self) -> list[StepOutput]:
+        """The next tokens of all that run, in order of arrival; the errors of those that failed."""
+        plan = self.scheduler.schedule()
+        jobs = [self._jobs[part.sequence.request_id] for part in plan.slices]
+        try:
+            self._encode(plan)
+            picks = self._read(plan, jobs)
+        except Exception as error:
+            return self._failed(plan, error)
+        except BaseException:  # an interrupt: nothing of this step counts, and all may go on
+            self.scheduler.undo(plan)
+            raise
+        self.scheduler.commit(plan)
+        now, outputs = time.perf_counter(), []
+        for job, part, own in zip(jobs, plan.slices, picks, strict=True):
+            taken = job.take(part, own, now)
+            if taken and taken[-1].is_last:
+                self.abort(job.request_id)
+            outputs += taken
+        return outputs
+
+    def _encode(self, plan: Plan) -> None:
+        """The plan's pictures. Pictures of several requests share the time it takes."""
+        if not plan.images:
+            return
+        began = time.perf_counter()
+        seeing = dict.fromkeys(self._jobs[sequence.request_id] for sequence, _ in plan.images)
+        for job in seeing:
+            job.start(began)
+        pictures = []
+        for sequence, number in plan.images:
+            image = self._jobs[sequence.request_id].request.images[number]
+            assert isinstance(image, Crops), "encoded ones are in the cache as long as needed"
+            pictures.append(image)
+        self._runner.encode(pictures)
+        if self._model.device.type == "cuda":
+            torch.cuda.synchronize(self._model.device)  # or the time would be the prefill's
+        for job in seeing:
+            job.saw(time.perf_counter() - began)
+
+    def _read(self, plan: Plan, jobs: list[Job]) -> list[list[Pick | Exception]]:
+        """The plan's slices; for each, the picks after its last token and after its guesses."""
+        if not plan.slices:
+            return []
+        began = time.perf_counter()
+        for job in jobs:
+            job.start(began)
+        rows = self._runner.read(plan.slices, plan.new_blocks)
+        asked = [
+            (job.sampler, part.guesses[:count])
+            for job, part, own in zip(jobs, plan.slices, rows.of, strict=True)
+            for count in range(len(own))
+        ]
+        picks = pick(rows.logits, asked) if asked else []
+        return [[picks[row] for row in own] for own in rows.of]
+
+    def _failed(self, plan: Plan, error: Exception) -> list[StepOutput]:
+        """One alone: it ends with the error. Several: each is tried alone, to find whose it is."""
+        broken = self.scheduler.undo(plan)
+        if len(broken) > 1:
+            return []
+        (sequence,) = broken
+        self.abort(sequence.request_id)
+        told = self._explained(error, f"for {len(sequence)} tokens")
+        return [StepOutput(sequence.request_id, told)]
+
+    def _explained(self, error: Exception, what: str) -> Exception:
         if not is_out_of_memory(error):
             return error
-        tokens = len(job.request.ids) + job.num_generated
-        gib = tokens * self._model.bytes_per_token_cached() / 2**30
         return BudgetError(
-            f"no memory on {self._model.device} for {tokens} tokens, whose cache takes "
-            f"{gib:.2f} GiB: use fewer pictures, fewer crops (num_crops), or a smaller max_tokens"
+            f"no memory on {self._model.device} {what}: use fewer pictures, fewer crops "
+            "(num_crops), or a smaller kv_memory or chunk_tokens"
         )
 
-    def _next_token(self, job: _Job) -> Token:
-        began = time.perf_counter()
-        if job.runner is None:
-            job.queued = began - job.added_at
-            request = job.request
-            job.runner = SequenceRunner(self._model, self._rope, request.ids, request.images)
-        logits = job.runner.logits()
-        token_id = job.sampler.pick(logits)
-        num_top = job.request.params.logprobs
-        likely = None if num_top is None else logprobs(logits, token_id, num_top)
-        job.runner.append(token_id)
-        job.num_generated += 1
-        spent = time.perf_counter() - began
-        if job.num_generated == 1:
-            job.prefill = spent
-        else:
-            job.decode += spent
-        times = EngineTimes(job.queued, job.prefill, job.decode)
-        return Token(token_id, times, self._finish(job, token_id), likely)
-
-    def _finish(self, job: _Job, token_id: int) -> FinishReason | None:
-        assert job.runner is not None
-        if token_id in job.request.stop_ids:
-            return FinishReason.STOP
-        if (
-            job.num_generated == job.request.params.max_tokens
-            or len(job.runner) >= self._model.config.max_positions
-        ):
-            return FinishReason.LENGTH
-        return None
+    def _guess(self, sequence: Sequence) -> tuple[int, ...]:
+        most = min(self.config.speculate, self._jobs[sequence.request_id].most_guesses)
+        return lookup(sequence.ids, most) if most else ()

@@ -1,16 +1,27 @@
-"""Who steps the engine when several callers wait on it.
+"""The one thread that owns the engine; others submit, wait for tokens, and abandon.
 
-Callers take turns under one lock: whoever needs a token steps the engine until its own arrives, and
-leaves the others' tokens where they will look. Knows nothing of what the tokens mean.
+The thread is there while there is work, and a little longer. Knows nothing of what tokens mean.
 """
 
 from __future__ import annotations
 
+import itertools
+import queue
 import threading
-from collections import deque
+import weakref
+from collections.abc import Callable
+from typing import TypeVar
 
 from phisight.engine.engine import Engine
 from phisight.engine.request import Request, StepOutput, Token
+from phisight.model.phi3v import Crops, EncodedImage
+
+_LINGER = 2.0  # seconds without work after which the thread ends; starting one takes under 1 ms
+_PATIENCE = 0.5  # seconds of one wait: a wait without end cannot be interrupted on every system
+
+T = TypeVar("T")
+Command = Callable[[], None]
+Output = StepOutput | None  # None wakes whoever waits for an abandoned request
 
 
 class EngineLoop:
@@ -18,43 +29,169 @@ class EngineLoop:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        # Re-entrant: a dropped stream is abandoned by the garbage collector, which may run
-        # inside a step of the same thread.
-        self._lock = threading.RLock()
-        self._outputs: dict[int, deque[StepOutput]] = {}
+        self._tickets = itertools.count()
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._outputs: dict[int, queue.SimpleQueue[Output]] = {}  # by ticket
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        # The thread's own.
+        self._by_ticket: dict[int, int] = {}  # to the engine's id
+        self._by_id: dict[int, int] = {}
 
-    def check_fits(self, num_tokens: int) -> None:
-        """Raise BudgetError if a prompt of so many tokens can never be answered."""
-        self._engine.check_fits(num_tokens)
+    def __del__(self) -> None:
+        if hasattr(self, "_commands"):
+            self._commands.put(_nothing)  # a waiting thread sees that nobody is left
+
+    @property
+    def max_batch(self) -> int:
+        """Requests that run at once."""
+        return self._engine.config.max_batch
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the cache."""
+        return self._engine.shape.num_tokens * self.bytes_per_token
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory of the cache that a token takes."""
+        return self._engine.bytes_per_token
+
+    def check_fits(self, num_tokens: int, max_tokens: int) -> None:
+        """Raise BudgetError if a prompt of so many tokens and its answer can never be held."""
+        self._engine.check_fits(num_tokens, max_tokens)
 
     def submit(self, request: Request) -> int:
-        """Queue a request; its id. Raises BudgetError if it can never be answered."""
-        with self._lock:
-            request_id = self._engine.add(request)
-            self._outputs[request_id] = deque()
-            return request_id
+        """Queue a request; its ticket. Raises BudgetError if it can never be answered."""
+        self.check_fits(len(request.ids), request.params.max_tokens)
+        ticket = next(self._tickets)
+        self._outputs[ticket] = queue.SimpleQueue()
+        self._order(lambda: self._add(ticket, request))
+        return ticket
 
-    def next_token(self, request_id: int) -> Token | None:
+    def encode(self, crops: Crops) -> EncodedImage:
+        """A picture's image tokens, between two steps. Raises BudgetError."""
+        reply: queue.SimpleQueue[EncodedImage | Exception] = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                reply.put(self._engine.encode(crops))
+            except Exception as error:
+                reply.put(error)
+
+        self._order(run)
+        image = _wait(reply)
+        if isinstance(image, Exception):
+            raise image
+        return image
+
+    def next_token(self, ticket: int) -> Token | None:
         """The request's next token; None once it has ended. Raises what ended it early."""
-        with self._lock:
-            if request_id not in self._outputs:
-                return None
-            while not self._outputs[request_id]:
-                outputs = self._engine.step()
-                if not outputs:
-                    raise RuntimeError(f"the engine lost request {request_id}")
-                for output in outputs:
-                    if output.request_id in self._outputs:
-                        self._outputs[output.request_id].append(output)
-            output = self._outputs[request_id].popleft()
-            if output.is_last:
-                del self._outputs[request_id]
-            if isinstance(output.result, Exception):
-                raise output.result
-            return output.result
+        outputs = self._outputs.get(ticket)
+        output = None if outputs is None else _wait(outputs)
+        if output is None or output.is_last:
+            self._outputs.pop(ticket, None)
+        if output is None:
+            return None
+        if isinstance(output.result, Exception):
+            raise output.result
+        return output.result
 
-    def abandon(self, request_id: int) -> None:
-        """Forget a request and free what it holds; harmless once it has ended."""
-        with self._lock:
-            self._outputs.pop(request_id, None)
+    def abandon(self, ticket: int) -> None:
+        """Forget a request and free what it holds; harmless once it has ended.
+
+        Never waits: the garbage collector may be the caller, in any thread.
+        """
+        outputs = self._outputs.pop(ticket, None)
+        if outputs is not None:
+            outputs.put(None)
+            self._commands.put(lambda: self._abort(ticket))
+
+    def _order(self, command: Command) -> None:
+        """Have the thread do this between two steps."""
+        self._commands.put(command)
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(
+                    target=_serve,
+                    args=(weakref.ref(self), self._commands),
+                    name="phisight-engine",
+                    daemon=True,
+                )
+                self._thread.start()
+
+    # What follows runs in the thread.
+
+    def _work(self) -> None:
+        """Steps, and commands between them, until there is nothing to do."""
+        while not self._engine.is_idle:
+            for output in self._engine.step():
+                ticket = self._by_id.get(output.request_id)
+                if ticket is None:
+                    continue
+                if output.is_last:
+                    del self._by_id[output.request_id], self._by_ticket[ticket]
+                if (outputs := self._outputs.get(ticket)) is not None:
+                    outputs.put(output)
+            while not self._commands.empty():
+                self._commands.get()()
+
+    def _fail(self, error: BaseException) -> None:
+        """A fault of the engine's own: nobody is left waiting."""
+        for request_id, ticket in list(self._by_id.items()):
+            if (outputs := self._outputs.get(ticket)) is not None:
+                failure = RuntimeError(f"the engine failed: {type(error).__name__}: {error}")
+                failure.__cause__ = error
+                outputs.put(StepOutput(request_id, failure))
+            self._abort(ticket)
+
+    def _leave(self) -> bool:
+        """Whether the thread may end: nobody has ordered anything meanwhile."""
+        with self._starting:
+            if not self._commands.empty():
+                return False
+            self._thread = None
+            return True
+
+    def _add(self, ticket: int, request: Request) -> None:
+        if ticket not in self._outputs:
+            return  # abandoned before it got here
+        request_id = self._engine.add(request)
+        self._by_ticket[ticket], self._by_id[request_id] = request_id, ticket
+
+    def _abort(self, ticket: int) -> None:
+        request_id = self._by_ticket.pop(ticket, None)
+        if request_id is not None:
+            del self._by_id[request_id]
             self._engine.abort(request_id)
+
+
+def _serve(reference: weakref.ref[EngineLoop], commands: queue.SimpleQueue[Command]) -> None:
+    """The thread. While it waits it keeps neither the loop nor its model alive."""
+    while True:
+        try:
+            command = commands.get(timeout=_LINGER)
+        except queue.Empty:
+            command = None
+        loop = reference()
+        if loop is None or (command is None and loop._leave()):
+            return
+        try:
+            if command is not None:
+                command()
+            loop._work()
+        except BaseException as error:
+            loop._fail(error)
+        del loop, command
+
+
+def _nothing() -> None:
+    pass
+
+
+def _wait(outputs: queue.SimpleQueue[T]) -> T:
+    while True:
+        try:
+            return outputs.get(timeout=_PATIENCE)
+        except queue.Empty:
+            continue

@@ -1,4 +1,4 @@
-"""What the engine is asked and what it answers. Knows nothing of text or pictures."""
+"""What the engine is asked and what it answers. Knows nothing of text or pictures' formats."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from phisight.engine.sampling import Logprobs
-from phisight.model.phi3v import EncodedImage
+from phisight.engine.sampling import AllowedTokens, Logprobs
+from phisight.model.phi3v import Crops, EncodedImage
 from phisight.params import SamplingParams
 
 
@@ -21,18 +21,20 @@ class Request:
     """One answer to be written. `ids` holds -n at every position of picture n."""
 
     ids: Sequence[int]
-    images: Sequence[EncodedImage] = ()
+    images: Sequence[EncodedImage | Crops] = ()
     params: SamplingParams = field(default_factory=SamplingParams)
     stop_ids: frozenset[int] = frozenset()
+    allowed_tokens: AllowedTokens | None = None  # for answers of a given form
 
 
 @dataclass(frozen=True)
 class EngineTimes:
-    """Seconds the engine has taken over a request so far."""
+    """Seconds of a request's life so far."""
 
-    queue: float  # waiting for requests before it
-    prefill: float  # reading the prompt, up to the first token
-    decode: float  # writing the other tokens, without the caller's pauses between them
+    queue: float = 0.0  # before anything was done for it
+    vision: float = 0.0  # steps' share in which its pictures were encoded
+    prefill: float = 0.0  # reading the prompt, up to the first token
+    decode: float = 0.0  # from the first token to this one
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,12 @@ class Token:
     times: EngineTimes
     finish: FinishReason | None = None
     logprobs: Logprobs | None = None
+    cached_tokens: int = 0  # of the prompt, not read since they were found in the cache
 
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What one step did for one request: its next token, or the error that ended it."""
+    """What one step did for one request: a token, or the error that ended it."""
 
     request_id: int
     result: Token | Exception

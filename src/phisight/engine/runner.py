@@ -1,55 +1,91 @@
-"""One sequence through the network: its tokens, its cache, its RoPE regime.
+"""A plan to one forward: pictures first, then every slice's tokens side by side.
 
-Owns the single rule of LongRoPE in generation: when the sequence grows past the short factors'
-reach, its cache is rebuilt from the first token with the long ones, so that the answer is the one
-recomputation would give. (The Phi-3-vision code keeps the old keys there; Phi-3.5's rebuilds.)
+Owns the order of rows in a step. Knows nothing of which requests there are, or why.
+
+Dimensions: T tokens of a step, D hidden size, V vocabulary size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from phisight.engine.cache import KVCache
-from phisight.model.phi3v import EncodedImage, Phi3V
-from phisight.model.rope import Rope
+from phisight.engine.cache import PagedCache, Part
+from phisight.engine.images import ImageCache
+from phisight.engine.scheduler import Slice
+from phisight.model.phi3v import Crops, Phi3V
+from phisight.model.rope import Rotation
 
 
-class SequenceRunner:
-    """The growing token list of one request and the logits after it."""
+@dataclass(frozen=True)
+class Rows:
+    """Logits of a step, (rows, V), and for each slice which rows are its own."""
 
-    def __init__(
-        self,
-        model: Phi3V,
-        rope: Rope,
-        ids: Sequence[int],
-        images: Sequence[EncodedImage],
-    ) -> None:
-        self._model, self._rope, self._images = model, rope, images
-        self._ids = list(ids)
-        self._cache = KVCache(model.config, device=model.device, dtype=model.dtype)
-        self._is_long = False
+    logits: Tensor
+    of: list[range]
 
-    def __len__(self) -> int:
-        return len(self._ids)
 
-    def append(self, token_id: int) -> None:
-        self._ids.append(token_id)
+class Runner:
+    """One model, its cache and its pictures."""
+
+    def __init__(self, model: Phi3V, cache: PagedCache, images: ImageCache) -> None:
+        self._model, self._rope = model, model.rope()
+        self._cache, self._images = cache, images
 
     @torch.inference_mode()
-    def logits(self) -> Tensor:
-        """(V,) logits after the last token; reads every token not yet in the cache."""
-        cache, length = self._cache, len(self._ids)
-        if self._rope.is_long(length) != self._is_long:
-            self._is_long = not self._is_long
-            cache.length = 0
-        # A step cut short before its token was kept reads the last one again.
-        start = cache.length = min(cache.length, length - 1)
-        # Pictures stand in the prompt, which is read in one piece, from 0.
-        x = self._model.embed(self._ids[start:], self._images if start == 0 else ())  # (T, D)
-        rotation = self._rope.rotation(start, length, length=length, dtype=x.dtype)
-        hidden = self._model(x, rotation, cache.attend)
-        cache.length = length
-        return self._model.logits(hidden[-1])
+    def encode(self, pictures: Sequence[Crops]) -> None:
+        """Crops of several requests through the vision tower together."""
+        for crops, image in zip(pictures, self._model.encode_images(pictures), strict=True):
+            self._images.put(crops.key, image.features)
+
+    @torch.inference_mode()
+    def read(self, slices: Sequence[Slice], new_blocks: Sequence[int]) -> Rows:
+        """Store every slice's keys and values; logits after the last token of those that give one,
+        and after each of their guesses."""
+        model, device = self._model, self._model.device
+        self._cache.clear(new_blocks)
+        slots: list[int] = []
+        pieces: list[Tensor] = []
+        positions: list[int] = []
+        regimes: list[bool] = []
+        wanted: list[int] = []
+        of: list[range] = []
+        for part in slices:
+            ids, features = self._slots(part, -len(pieces))
+            pieces += features
+            first = len(slots) + part.count - 1
+            slots += ids
+            positions += range(part.start, part.start + len(ids))
+            regimes += [part.sequence.is_long] * len(ids)
+            begin = len(wanted)
+            if part.gives_token:
+                wanted += range(first, len(slots))
+            of.append(range(begin, len(wanted)))
+        x = model.model.embed(torch.tensor(slots, device=device), pieces)  # (T, D)
+        at, is_long = torch.tensor(positions), torch.tensor(regimes)
+        angles = self._rope.rotation_at(at.to(device)[:, None], is_long.to(device), x.dtype)
+        rotation = Rotation(angles.cos[:, 0], angles.sin[:, 0])  # (T, d)
+        parts = [
+            Part(part.sequence.blocks, part.start, part.count + len(part.guesses))
+            for part in slices
+        ]
+        hidden = model(x, rotation, self._cache.attention(parts))
+        return Rows(model.logits(hidden[torch.tensor(wanted, device=device, dtype=torch.long)]), of)
+
+    def _slots(self, part: Slice, last: int) -> tuple[list[int], list[Tensor]]:
+        """A slice's ids, and the image tokens in it: those of the step's piece n stand at -n.
+
+        `last` is the number that the piece before these has.
+        """
+        sequence, stop = part.sequence, part.start + part.count
+        numbers, pieces = {}, []
+        for number in sequence.images_in(part.start, stop):
+            image = sequence.images[number]
+            features = self._images[image.key]
+            pieces.append(features[image.before(part.start) : image.before(stop)])
+            numbers[-number - 1] = last - len(pieces)
+        ids = [numbers.get(token, token) for token in sequence.ids[part.start : stop]]
+        return [*ids, *part.guesses], pieces

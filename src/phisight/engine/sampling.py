@@ -1,22 +1,29 @@
-"""Logits to the next token id, and how likely it was.
+"""Logits to the next token ids, and how likely they were, for a whole step at once.
 
-The order is that of Hugging Face's `generate`: repetition penalty, temperature, top-k, top-p,
-min-p. Knows nothing of text.
+The order is that of Hugging Face's `generate`: penalties, bias, mask, temperature, top-k, top-p,
+min-p. A draw depends on the seed and the token's number alone, so neighbours in a batch, guesses
+and a sequence read again change nothing. Knows nothing of text.
 
-Dimensions: V vocabulary size, K tokens kept.
+Dimensions: R rows, V vocabulary size.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from phisight.errors import CheckpointError
+from phisight.errors import CheckpointError, OptionError
 from phisight.params import SamplingParams
+
+# A bit for each id that may come after these of the answer: (ceil(V / 32),) int32, lowest first.
+AllowedTokens = Callable[[Sequence[int]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -27,48 +34,152 @@ class Logprobs:
     top: tuple[tuple[int, float], ...]  # ids and logprobs of the likeliest, best first
 
 
+@dataclass(frozen=True)
+class Pick:
+    """A chosen id."""
+
+    token_id: int
+    logprobs: Logprobs | None = None
+
+
 class Sampler:
-    """Draws the tokens of one request; the same seed draws the same tokens from the same logits.
+    """How the tokens of one answer are drawn, and those it has.
 
     `prompt_ids` count as already written for the repetition penalty, image slots (negative) not.
     """
 
-    def __init__(self, params: SamplingParams, prompt_ids: Iterable[int] = ()) -> None:
-        self._params = params
-        self._random = random.Random(params.seed)
+    def __init__(
+        self,
+        params: SamplingParams,
+        prompt_ids: Iterable[int] = (),
+        allowed_tokens: AllowedTokens | None = None,
+    ) -> None:
+        self.params, self.ids = params, list[int]()
+        self.seed = random.getrandbits(32) if params.seed is None else params.seed
         self._seen = {token for token in prompt_ids if token >= 0}
+        self._allowed = allowed_tokens
 
-    def pick(self, logits: Tensor) -> int:
-        """The next id from (V,) logits: the likeliest at temperature 0, otherwise drawn.
-
-        Raises CheckpointError for NaN and infinity; -inf is a token that never comes.
-        """
-        if not bool(logits.max().isfinite()):  # NaN is its own maximum
-            raise CheckpointError(
-                "the model computes NaN or infinity: its weights or numbers in its config.json are "
-                "damaged"
-            )
-        if self._params.repetition_penalty != 1.0:
-            logits = penalized(logits, self._seen, self._params.repetition_penalty)
-        token_id = int(logits.argmax()) if self._params.temperature == 0.0 else self._draw(logits)
+    def append(self, token_id: int) -> None:
+        """The answer has one more token."""
+        self.ids.append(token_id)
         self._seen.add(token_id)
-        return token_id
 
-    def _draw(self, logits: Tensor) -> int:
-        logits = logits.cpu().double()
-        # The maximum is taken off first: division by a tiny temperature would overflow otherwise.
-        scaled = (logits - logits.max()) / self._params.temperature
-        scaled, order = scaled.sort(descending=True, stable=True)  # (V,)
-        if self._params.top_k is not None:
-            scaled = scaled[: self._params.top_k]
-        probabilities = scaled.softmax(-1)
-        probabilities = probabilities[: nucleus(probabilities, self._params.top_p)]
-        probabilities = probabilities[probabilities >= self._params.min_p * probabilities[0]]
-        reached = probabilities.cumsum(0)  # (K,)
-        # A uniform draw, inverted: one number a token, so that draws do not depend on each other.
-        mark = self._random.random() * float(reached[-1])
-        chosen = int(torch.searchsorted(reached, mark, right=True))
-        return int(order[min(chosen, len(reached) - 1)])
+    def number(self, guesses: Sequence[int]) -> float:
+        """Uniform in [0, 1): the draw for the token after the answer's and some guesses."""
+        place = len(self.ids) + len(guesses)
+        digest = hashlib.blake2b(b"%d:%d" % (self.seed, place), digest_size=8).digest()
+        return (int.from_bytes(digest) >> 11) * 2.0**-53
+
+    def changed(self, logits: Tensor, guesses: Sequence[int]) -> Tensor:
+        """(V,) logits with penalties, bias and mask; the same tensor where there are none."""
+        params = self.params
+        if params.repetition_penalty != 1.0:
+            logits = penalized(logits, self._seen.union(guesses), params.repetition_penalty)
+        if params.presence_penalty or params.frequency_penalty:
+            counts = Counter([*self.ids, *guesses])
+            amounts = {
+                token_id: -params.presence_penalty - params.frequency_penalty * count
+                for token_id, count in counts.items()
+            }
+            logits = shifted(logits, amounts)
+        if params.logit_bias:
+            logits = shifted(logits, dict(params.logit_bias))
+        if self._allowed is not None:
+            logits = masked(logits, self._allowed([*self.ids, *guesses]))
+        return logits
+
+
+def pick(
+    logits: Tensor, rows: Sequence[tuple[Sampler, Sequence[int]]]
+) -> list[Pick | CheckpointError | OptionError]:
+    """One id for each of (R, V) logits: the likeliest at temperature 0, otherwise drawn.
+
+    A row is for the token after a sampler's and some guesses. NaN and infinity give the row's error
+    instead; -inf is a token that never comes.
+    """
+    given = list(logits)
+    changed = [row[0].changed(one, row[1]) for one, row in zip(given, rows, strict=True)]
+    same = all(new is old for new, old in zip(changed, given, strict=True))
+    scores = logits if same else torch.stack(changed)
+    # NaN is its own maximum. One transfer for all that the host must know.
+    best_score, token_ids = scores.max(-1)
+    known = [logits.amax(-1).isfinite(), best_score.isfinite(), token_ids]
+    finite, possible, best = torch.stack(known).tolist()
+    drawn = [i for i, row in enumerate(rows) if row[0].params.temperature and possible[i]]
+    if drawn:
+        for i, token_id in zip(drawn, _draw(scores[drawn], [rows[i] for i in drawn]), strict=True):
+            best[i] = token_id
+    asked = [i for i, (sampler, _) in enumerate(rows) if sampler.params.logprobs is not None]
+    likely = dict(zip(asked, _logprobs(logits, asked, best, rows), strict=True))
+    return [
+        Pick(token_id, likely.get(i)) if finite[i] and possible[i] else _failure(bool(finite[i]))
+        for i, token_id in enumerate(best)
+    ]
+
+
+def _failure(finite: bool) -> CheckpointError | OptionError:
+    if finite:
+        return OptionError("no token may come next: logit_bias or the answer's form forbids all")
+    return CheckpointError(
+        "the model computes NaN or infinity: its weights or numbers in its config.json are damaged"
+    )
+
+
+def _draw(scores: Tensor, rows: Sequence[tuple[Sampler, Sequence[int]]]) -> list[int]:
+    """Ids drawn from (R, V) scores."""
+    options = [sampler.params for sampler, _ in rows]
+    numbers = [sampler.number(guesses) for sampler, guesses in rows]
+    scores = scores.double() if scores.device.type != "mps" else scores.cpu().double()
+
+    def column(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float64, device=scores.device)[:, None]  # (R, 1)
+
+    # The maximum is taken off first: division by a tiny temperature would overflow otherwise.
+    scaled = (scores - scores.amax(-1, keepdim=True)) / column([o.temperature for o in options])
+    scaled, order = scaled.sort(descending=True, stable=True)  # (R, V)
+    vocabulary = scaled.shape[-1]
+    place = torch.arange(vocabulary, device=scores.device)
+    scaled = scaled.masked_fill(
+        place >= column([o.top_k or vocabulary for o in options]), -torch.inf
+    )
+    probabilities = scaled.softmax(-1)
+    # Nucleus sampling (Holtzman et al. 2019): the likeliest that reach top_p together, at least 1.
+    before = functional.pad(probabilities.cumsum(-1)[:, :-1], (1, 0))
+    kept = (probabilities > 0) & (before < column([o.top_p for o in options]))
+    kept[:, 0] = True
+    kept &= probabilities >= column([o.min_p for o in options]) * probabilities[:, :1]
+    reached = (probabilities * kept).cumsum(-1)
+    # A uniform draw, inverted: one number a token, so that draws do not depend on each other.
+    marks = column(numbers) * reached[:, -1:]
+    chosen = (reached <= marks).sum(-1, keepdim=True).minimum(kept.sum(-1, keepdim=True) - 1)
+    picked: list[int] = order.gather(-1, chosen)[:, 0].tolist()
+    return picked
+
+
+def _logprobs(
+    logits: Tensor,
+    asked: Sequence[int],
+    ids: Sequence[int],
+    rows: Sequence[tuple[Sampler, Sequence[int]]],
+) -> list[Logprobs]:
+    """How likely the ids of some rows were, and the likeliest.
+
+    -9999 stands for what cannot come, as in OpenAI's API: JSON has no infinity.
+    """
+    if not asked:
+        return []
+    chosen = logits[list(asked)]
+    wide = chosen.double() if chosen.device.type != "mps" else chosen.cpu().double()
+    values = wide.log_softmax(-1).clamp(min=-9999.0)  # (rows asked, V)
+    counts = [min(rows[i][0].params.logprobs or 0, values.shape[-1]) for i in asked]
+    top = values.topk(max(counts))
+    own = values.gather(-1, torch.tensor([[ids[i]] for i in asked], device=values.device))
+    return [
+        Logprobs(mine[0], tuple(zip(top_ids[:count], top_values[:count], strict=True)))
+        for mine, top_ids, top_values, count in zip(
+            own.tolist(), top.indices.tolist(), top.values.tolist(), counts, strict=True
+        )
+    ]
 
 
 def penalized(logits: Tensor, seen: set[int], penalty: float) -> Tensor:
@@ -81,20 +192,15 @@ def penalized(logits: Tensor, seen: set[int], penalty: float) -> Tensor:
     return logits.index_copy(0, ids, torch.where(scores < 0, scores * penalty, scores / penalty))
 
 
-def nucleus(probabilities: Tensor, top_p: float) -> int:
-    """How many of some probabilities, largest first, reach `top_p` together; at least 1.
+def shifted(logits: Tensor, amounts: dict[int, float]) -> Tensor:
+    """(V,) logits with an amount added to those of some ids."""
+    ids = torch.tensor(list(amounts), device=logits.device, dtype=torch.long)
+    added = torch.tensor(list(amounts.values()), device=logits.device, dtype=logits.dtype)
+    return logits.index_add(0, ids, added)
 
-    Nucleus sampling (Holtzman et al. 2019).
-    """
-    return min(int(torch.searchsorted(probabilities.cumsum(0), top_p)) + 1, len(probabilities))
 
-
-def logprobs(logits: Tensor, token_id: int, num_top: int) -> Logprobs:
-    """How likely an id was among (V,) logits, and the likeliest ids.
-
-    -9999 stands for what cannot come, as in OpenAI's API: JSON has no infinity.
-    """
-    values = logits.cpu().double().log_softmax(-1).clamp(min=-9999.0)  # MPS has no float64
-    top = values.topk(min(num_top, len(values)))
-    pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    return Logprobs(float(values[token_id]), tuple(pairs))
+def masked(logits: Tensor, allowed: Tensor) -> Tensor:
+    """(V,) logits, -inf where an id's bit is not set."""
+    bits = torch.arange(32, dtype=torch.int32, device=allowed.device)
+    set_ = ((allowed[:, None] >> bits) & 1).flatten()[: len(logits)].bool()
+    return logits.masked_fill(~set_.to(logits.device), -torch.inf)

@@ -7,8 +7,9 @@ Dimensions: T tokens, D hidden size, V vocabulary size.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +23,30 @@ from phisight.model.vision import empty_embedding
 
 
 @dataclass(frozen=True, eq=False)
+class Crops:
+    """A picture to encode: (1 + rows*cols, 3, 336, 336) pixels, global crop first.
+
+    Pictures of equal `key` hold the same.
+    """
+
+    pixels: Tensor
+    rows: int
+    cols: int
+    num_tokens: int
+    key: bytes
+
+
+@dataclass(frozen=True, eq=False)
 class EncodedImage:
     """A picture's image tokens, (num_tokens, D): computed once, usable in any number of prompts.
 
-    `encoder` is the loaded network it belongs to, by a mark that keeps nothing alive.
+    `encoder` is the loaded network it belongs to, by a mark that keeps nothing alive. Pictures of
+    equal `key` hold the same; without one it is like no other.
     """
 
     features: Tensor
     encoder: object = None
+    key: bytes = field(default_factory=lambda: os.urandom(16))
 
     @property
     def num_tokens(self) -> int:
@@ -73,7 +90,7 @@ class Phi3V(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.lm_head.weight.device
+        return self.model.norm.weight.device  # not of a linear layer, which may be packed
 
     @property
     def dtype(self) -> torch.dtype:
@@ -86,6 +103,21 @@ class Phi3V(nn.Module):
         """Image tokens of one picture from its (1 + rows*cols, 3, 336, 336) crops."""
         crops = crops.to(self.device, self.dtype)
         return EncodedImage(self.model.vision_embed_tokens(crops, rows, cols), self.mark)
+
+    def encode_images(self, pictures: Sequence[Crops]) -> list[EncodedImage]:
+        """Several pictures, their crops through the vision tower together."""
+        if not pictures:
+            return []
+        embedding = self.model.vision_embed_tokens
+        pixels = torch.cat([picture.pixels.to(self.device, self.dtype) for picture in pictures])
+        features = embedding.img_processor.vision_model(pixels)  # (N, P, E)
+        parts = features.split([len(picture.pixels) for picture in pictures])
+        return [
+            EncodedImage(
+                embedding.project(part, picture.rows, picture.cols), self.mark, picture.key
+            )
+            for part, picture in zip(parts, pictures, strict=True)
+        ]
 
     def embed(self, ids: Sequence[int], images: Sequence[EncodedImage]) -> Tensor:
         """(T, D) input embeddings; -n in `ids` takes the next image token of picture n."""

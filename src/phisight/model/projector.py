@@ -40,7 +40,10 @@ class ImageEmbedding(nn.Module):
 
     def forward(self, crops: Tensor, rows: int, cols: int) -> Tensor:
         """(N, 3, 336, 336) crops of one picture to its (num_tokens, D) image tokens."""
-        features = self.img_processor.vision_model(crops)  # (N, P, E)
+        return self.project(self.img_processor.vision_model(crops), rows, cols)
+
+    def project(self, features: Tensor, rows: int, cols: int) -> Tensor:
+        """(N, P, E) patch features of one picture to its (num_tokens, D) image tokens."""
         tokens = torch.cat(
             [
                 self._lines(_merge(features[1:], rows, cols)),

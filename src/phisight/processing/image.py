@@ -11,6 +11,7 @@ N = 1 + R*C crops.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import warnings
@@ -53,10 +54,12 @@ class ImageCrops:
     """One picture as the vision tower takes it: the global crop, then the grid row by row.
 
     `pixels` is float32 of shape (N, 3, 336, 336), real crops only (the reference adds blank ones).
+    `key` is a hash of what is seen: size, grid and every pixel after resizing.
     """
 
     pixels: torch.Tensor
     layout: HDLayout
+    key: bytes
 
     @property
     def num_tokens(self) -> int:
@@ -120,7 +123,10 @@ def picture_name(source: ImageSource) -> str:
 def cut_crops(image: Image.Image, config: ProcessorConfig, num_crops: int) -> ImageCrops:
     """Resize, pad, normalize and cut an RGB picture (`HD_transform` and `preprocess`)."""
     layout = hd_layout(image.width, image.height, num_crops)
-    pixels = torch.from_numpy(padded_rgb(image, layout))  # (H, W, 3) uint8
+    canvas = padded_rgb(image, layout)
+    key = hashlib.sha256(f"{layout.rows}x{layout.cols}:".encode())
+    key.update(canvas.data)
+    pixels = torch.from_numpy(canvas)  # (H, W, 3) uint8
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (config.image_mean, config.image_std))
     # Contiguous (3, H, W) float32 before anything else, as the reference has it: another memory
     # layout would take other kernels and round differently.
@@ -129,7 +135,7 @@ def cut_crops(image: Image.Image, config: ProcessorConfig, num_crops: int) -> Im
     crops[:1] = torch.nn.functional.interpolate(normalized[None], size=(CROP, CROP), mode="bicubic")
     grid = normalized.view(3, layout.rows, CROP, layout.cols, CROP).permute(1, 3, 0, 2, 4)
     crops[1:].view(layout.rows, layout.cols, 3, CROP, CROP).copy_(grid)
-    return ImageCrops(crops, layout)
+    return ImageCrops(crops, layout, key.digest())
 
 
 def padded_rgb(image: Image.Image, layout: HDLayout) -> np.ndarray:

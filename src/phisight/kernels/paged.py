@@ -1,0 +1,138 @@
+"""Attention of one query per sequence over keys and values that lie in blocks.
+
+Dimensions: S sequences, H heads, d head size, N blocks, B tokens a block, M most blocks of any
+sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Pages(NamedTuple):
+    """Where each sequence's tokens lie: for the host, and for the device."""
+
+    runs: tuple[tuple[tuple[int, int], ...], ...]  # neighbouring blocks: the first, and how many
+    stored: tuple[int, ...]
+    table: Tensor  # (S, M) blocks; beyond a sequence's last, any block that can be read
+    lengths: Tensor  # (S,)
+
+    @classmethod
+    def of(
+        cls, sequences: Sequence[tuple[Sequence[int], int]], block_size: int, device: torch.device
+    ) -> Pages:
+        """From each sequence's blocks and how many tokens are stored in them."""
+        used = [blocks[: -(-stored // block_size)] for blocks, stored in sequences]
+        stored = tuple(stored for _, stored in sequences)
+        most = max(map(len, used), default=0)
+        rows = [[*blocks, *[blocks[0]] * (most - len(blocks))] for blocks in used]
+        return cls(
+            tuple(map(runs_of, used)),
+            stored,
+            torch.tensor(rows, dtype=torch.int64, device=device).reshape(len(used), most),
+            torch.tensor(stored, dtype=torch.int32, device=device),
+        )
+
+
+def write_pages(store: Tensor, blocks: Tensor, offsets: Tensor, x: Tensor) -> None:
+    """Put (T, H, d) into an (N, H, B, d) store at T blocks and the places in them."""
+    x = x.to(store.dtype)
+    if store.dtype.itemsize == 1:  # float8 has no indexed write
+        store, x = store.view(torch.uint8), x.view(torch.uint8)
+    store[blocks, :, offsets] = x
+
+
+def read_pages(store: Tensor, blocks: Sequence[int], stored: int, dtype: torch.dtype) -> Tensor:
+    """(H, stored, d): a sequence's keys or values, copied out of its blocks."""
+    used = torch.tensor(blocks[: -(-stored // store.shape[2])], device=store.device)
+    return _gathered(store, used, dtype).transpose(0, 1).flatten(1, 2)[:, :stored]
+
+
+def attend_pages(q: Tensor, keys: Tensor, values: Tensor, pages: Pages) -> Tensor:
+    """(S, H, d) queries over each sequence's stored tokens of (N, H, B, d) stores to (S, H, d).
+
+    Softmax in float32 or wider. What lies beyond the stored tokens must be finite.
+    """
+    if q.device.type == "cpu":
+        return attend_pages_in_place(q, keys, values, pages)
+    return attend_pages_gathered(q, keys, values, pages)
+
+
+def attend_pages_gathered(q: Tensor, keys: Tensor, values: Tensor, pages: Pages) -> Tensor:
+    """All sequences at once, on any device; copies what is read. The definition of the others."""
+    heads, head_dim = q.shape[1:]
+    # (S, M, H, B, d) to (S * H, M * B, d)
+    k, v = (
+        _gathered(store, pages.table, q.dtype).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+        for store in (keys, values)
+    )
+    # Products rather than scaled_dot_product_attention: on an H200 its split kernel rounds
+    # differently from run to run, so that a seed would not repeat its answer.
+    scores = torch.bmm((q * head_dim**-0.5).flatten(0, 1)[:, None], k.transpose(1, 2))[:, 0]
+    beyond = torch.arange(k.shape[1], device=q.device) >= pages.lengths[:, None]  # (S, M * B)
+    scores = scores.masked_fill(beyond.repeat_interleave(heads, 0), -torch.inf)
+    weights = scores.softmax(-1, dtype=_wide(q.dtype)).to(q.dtype)
+    return torch.bmm(weights[:, None], v).view(-1, heads, head_dim)
+
+
+def attend_pages_in_place(q: Tensor, keys: Tensor, values: Tensor, pages: Pages) -> Tensor:
+    """One sequence after the other, each run of neighbouring blocks read where it lies."""
+    queries = (q * q.shape[-1] ** -0.5)[:, :, None]  # (S, H, 1, d)
+    return torch.stack(
+        [
+            _attend_runs(queries[i], keys, values, runs, stored)
+            for i, (runs, stored) in enumerate(zip(pages.runs, pages.stored, strict=True))
+        ]
+    )
+
+
+def _attend_runs(
+    q: Tensor, keys: Tensor, values: Tensor, runs: tuple[tuple[int, int], ...], stored: int
+) -> Tensor:
+    """(H, 1, d) scaled queries over one sequence to (H, d)."""
+    heads, size = keys.shape[1:3]
+    k = [keys[first : first + count].to(q.dtype).flatten(0, 1) for first, count in runs]
+    v = [values[first : first + count].to(q.dtype).flatten(0, 1) for first, count in runs]
+    # The query on the left: keys @ q takes oneDNN 1.3 times as long in bfloat16, 2 in float32.
+    # (blocks * H, 1, B) each, as one (blocks, H, B)
+    scores = [torch.bmm(q.repeat(len(part) // heads, 1, 1), part.transpose(1, 2)) for part in k]
+    joined = (scores[0] if len(scores) == 1 else torch.cat(scores)).view(-1, heads, size)
+    by_head = joined.transpose(0, 1).flatten(1)  # (H, blocks * B), a copy unless one block
+    by_head[:, stored:] = -torch.inf
+    weights = by_head.softmax(-1, dtype=_wide(q.dtype)).to(q.dtype)
+    weights = weights.view(heads, -1, size).transpose(0, 1).reshape(-1, 1, size)
+    mixed, at = None, 0
+    for part in v:
+        # Blocks are added in float32: rounded to bfloat16 in between, each would add its error.
+        part_sum = torch.bmm(weights[at : at + len(part)], part).view(-1, heads, part.shape[-1])
+        part_sum = part_sum.sum(0, dtype=_wide(q.dtype))  # (H, d)
+        mixed = part_sum if mixed is None else mixed + part_sum
+        at += len(part)
+    assert mixed is not None, "a sequence has at least one token"
+    return mixed.to(q.dtype)
+
+
+def _gathered(store: Tensor, blocks: Tensor, dtype: torch.dtype) -> Tensor:
+    """store[blocks] in a dtype to compute with."""
+    if store.dtype.itemsize == 1:
+        return store.view(torch.uint8)[blocks].view(store.dtype).to(dtype)
+    return store[blocks]
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def runs_of(blocks: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Neighbouring blocks as one: the first, and how many."""
+    runs: list[tuple[int, int]] = []
+    for block in blocks:
+        if runs and block == sum(runs[-1]):
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((block, 1))
+    return tuple(runs)

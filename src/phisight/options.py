@@ -1,0 +1,73 @@
+"""What an option class is: fields that carry their help and limits, and the checks of both.
+
+Knows nothing of torch or of any argument parser.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from phisight.errors import OptionError
+from phisight.jsonfile import brief
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A dataclass field that carries its own help text and limits (both ends included)."""
+    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def option_field(owner: type, name: str) -> dataclasses.Field[Any]:
+    """The field of an option class by name; KeyError if there is none."""
+    return {field.name: field for field in dataclasses.fields(owner)}[name]
+
+
+def check_limits(options: Any) -> None:
+    """Raise OptionError for the first field of a wrong type or outside its limits."""
+    for field in dataclasses.fields(options):
+        value, limits = getattr(options, field.name), field.metadata
+        kind = str(field.type)
+        if (value is None and "None" in kind) or "Sequence" in kind or "Mapping" in kind:
+            continue
+        if kind == "bool":
+            if not isinstance(value, bool):
+                raise OptionError(f"{field.name}={value!r}: expected True or False")
+            continue
+        expected: type | tuple[type, ...] = (
+            int if kind.startswith("int") else (int, float) if kind.startswith("float") else str
+        )
+        if not isinstance(value, expected) or isinstance(value, bool):
+            raise OptionError(
+                f"{field.name}={value!r}: expected {kind}, got {type(value).__name__}"
+            )
+        if isinstance(value, str):
+            if limits["choices"] and value not in limits["choices"]:
+                raise OptionError(
+                    f"{field.name}={value!r}: expected one of {', '.join(limits['choices'])}"
+                )
+            continue
+        low, high = limits["minimum"], limits["maximum"]
+        # "not (a <= b)" rather than "a > b": the latter lets NaN through.
+        if (low is not None and not value >= low) or (high is not None and not value <= high):
+            limit = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise OptionError(f"{field.name}={brief(value)}: must be {limit}")
+
+
+def check_names(owner: type, options: Mapping[str, Any]) -> None:
+    """Raise OptionError for a name that is no field of an option class, with the nearest one."""
+    known = [field.name for field in dataclasses.fields(owner)]
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            guess = f"did you mean {close[0]}? " if close else ""
+            raise OptionError(f"unknown option {name!r}: {guess}There are {', '.join(known)}")
