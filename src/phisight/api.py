@@ -134,10 +134,7 @@ class Model:
         return Chat(self, messages)
 
     def encode_image(self, image: Picture) -> EncodedImage:
-        """A picture's image tokens, to be asked about any number of times with this loaded model.
-
-        Saves opening, cutting and the vision tower each time. Raises ImageError and BudgetError.
-        """
+        """A picture's image tokens, for any number of questions. Raises ImageError, BudgetError."""
         ready = _crops(self.processor.image(image))
         return ready if isinstance(ready, EncodedImage) else self._loop.encode(ready)
 
@@ -158,8 +155,7 @@ class Model:
     def ask_many(self, questions: Iterable[Mapping[str, Any]]) -> list[Answer]:
         """Answers to several questions at once, in their order.
 
-        Each is a mapping with `prompt`, perhaps `images`, and options. What begins alike, such as
-        the same pictures first, is read once. Raises InputError, led by the question's number.
+        Each is a row of `map`; what begins alike, such as the same pictures, is read once.
         """
         return list(self.map(questions))
 
@@ -207,8 +203,8 @@ class Model:
         def start(row: Row) -> Stream:
             return self._stream(row.prompt, row.images, sampling_params(options, row.options))
 
-        ahead = self._loop.max_batch
-        return answers(rows, request, start, ahead=ahead, return_errors=errors == "return")
+        returned = errors == "return"
+        return answers(rows, request, start, ahead=self._loop.max_batch, return_errors=returned)
 
     def _stream(
         self, prompt: Question, images: Sequence[Picture], params: SamplingParams

@@ -32,15 +32,15 @@ class EngineLoop:
         self._tickets = itertools.count()
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._outputs: dict[int, queue.SimpleQueue[Output]] = {}  # by ticket
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []  # the one there is, if there is one
         self._starting = threading.Lock()
+        self._stopping = threading.Event()
         # The thread's own.
         self._by_ticket: dict[int, int] = {}  # to the engine's id
         self._by_id: dict[int, int] = {}
-
-    def __del__(self) -> None:
-        if hasattr(self, "_commands"):
-            self._commands.put(_nothing)  # a waiting thread sees that nobody is left
+        # When nobody holds the loop any more, and when the interpreter ends: a thread that came
+        # back from torch after that would abort the process.
+        weakref.finalize(self, _end, self._stopping, self._commands, self._threads)
 
     @property
     def max_batch(self) -> int:
@@ -111,20 +111,21 @@ class EngineLoop:
         """Have the thread do this between two steps."""
         self._commands.put(command)
         with self._starting:
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(
+            if not any(thread.is_alive() for thread in self._threads):
+                thread = threading.Thread(
                     target=_serve,
                     args=(weakref.ref(self), self._commands),
                     name="phisight-engine",
                     daemon=True,
                 )
-                self._thread.start()
+                self._threads[:] = [thread]
+                thread.start()
 
     # What follows runs in the thread.
 
     def _work(self) -> None:
         """Steps, and commands between them, until there is nothing to do."""
-        while not self._engine.is_idle:
+        while not self._engine.is_idle and not self._stopping.is_set():
             for output in self._engine.step():
                 ticket = self._by_id.get(output.request_id)
                 if ticket is None:
@@ -150,7 +151,7 @@ class EngineLoop:
         with self._starting:
             if not self._commands.empty():
                 return False
-            self._thread = None
+            self._threads.clear()
             return True
 
     def _add(self, ticket: int, request: Request) -> None:
@@ -174,7 +175,7 @@ def _serve(reference: weakref.ref[EngineLoop], commands: queue.SimpleQueue[Comma
         except queue.Empty:
             command = None
         loop = reference()
-        if loop is None or (command is None and loop._leave()):
+        if loop is None or loop._stopping.is_set() or (command is None and loop._leave()):
             return
         try:
             if command is not None:
@@ -185,8 +186,17 @@ def _serve(reference: weakref.ref[EngineLoop], commands: queue.SimpleQueue[Comma
         del loop, command
 
 
-def _nothing() -> None:
-    pass
+def _end(
+    stopping: threading.Event,
+    commands: queue.SimpleQueue[Command],
+    threads: list[threading.Thread],
+) -> None:
+    """Have the thread end after its step, and wait for that."""
+    stopping.set()
+    commands.put(lambda: None)  # it may be waiting
+    for thread in threads:
+        if thread is not threading.current_thread():
+            thread.join()
 
 
 def _wait(outputs: queue.SimpleQueue[T]) -> T:
