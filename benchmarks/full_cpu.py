@@ -25,8 +25,10 @@ from safetensors import safe_open
 from transformers import CLIPVisionConfig, CLIPVisionModel, Phi3Config, Phi3ForCausalLM
 
 import phisight
-from phisight.engine.runner import SequenceRunner
+from phisight.engine.engine import Engine
+from phisight.engine.request import Request, Token
 from phisight.jsonfile import read_json
+from phisight.params import EngineConfig, SamplingParams
 
 NEW_TOKENS = 16
 PICTURE = Path(__file__).parents[1] / "examples" / "chart.png"
@@ -89,6 +91,7 @@ def main() -> None:
         weight.view(-1)[::2048].float().sum()  # touch every page of the mapping
     peak = rss_gib() - before
     clip, language = theirs(folder, model)
+    engine = Engine(model.network, EngineConfig(prefix_cache=False, image_memory=0.0))
 
     with Image.open(PICTURE) as picture:
         prompt = model.processor.prompt("What is this?", [picture])
@@ -104,15 +107,15 @@ def main() -> None:
         start = time.perf_counter()
         encoded = [model.network.encode_image(crops, image.layout.rows, image.layout.cols)]
         clock("ours_vision", start)
+        engine.add(Request(prompt.ids, encoded, SamplingParams(max_tokens=NEW_TOKENS)))
+        tokens["ours"] = []
         start = time.perf_counter()
-        runner = SequenceRunner(model.network, model.network.rope(), prompt.ids, encoded)
-        tokens["ours"] = [int(runner.logits().argmax())]
-        clock("ours_prefill", start)
-        for _ in range(NEW_TOKENS - 1):
-            start = time.perf_counter()
-            runner.append(tokens["ours"][-1])
-            tokens["ours"].append(int(runner.logits().argmax()))
-            clock("ours_decode", start)
+        while not engine.is_idle:
+            for output in engine.step():
+                assert isinstance(output.result, Token)
+                clock("ours_decode" if tokens["ours"] else "ours_prefill", start)
+                start = time.perf_counter()
+                tokens["ours"].append(output.result.token_id)
 
         start = time.perf_counter()
         clip(crops, output_hidden_states=True)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from phisight.params import LoadOptions, SamplingParams
+from phisight.params import EngineConfig, LoadOptions, SamplingParams
 
 
 def model_names(incomplete: str) -> list[str]:
@@ -40,20 +40,19 @@ def expand(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command one option per field of each parameter whose type is an option class.
 
-    The command itself is called with whole SamplingParams and LoadOptions; fields in `without`
-    keep their defaults.
+    The command itself is called with whole SamplingParams, LoadOptions and EngineConfig; fields in
+    `without`, and mappings, keep their defaults.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         hints = typing.get_type_hints(command, include_extras=True)
-        owners = {
-            name: kind for name, kind in hints.items() if kind in (SamplingParams, LoadOptions)
-        }
+        classes = (SamplingParams, LoadOptions, EngineConfig)
+        owners = {name: kind for name, kind in hints.items() if kind in classes}
         fields = {
             field.name: (name, field)
             for name, owner in owners.items()
             for field in dataclasses.fields(owner)
-            if field.name not in without
+            if field.name not in without and "Mapping" not in str(field.type)
         }
 
         def expanded(**given: Any) -> None:

@@ -1,0 +1,301 @@
+"""The OpenAI chat API, asked by the official client over the loopback."""
+
+import base64
+import http.client
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import uvicorn
+from waiting import until
+
+from phisight import errors
+from phisight.api import Model
+from phisight.server import app as app_module
+from phisight.server.app import make_app
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+QUESTION = "Help me get the title and author information of this book?"
+EXPECTED = 'The title of the book is "ALONE" and the author is Morgan Maxwell.'
+
+
+@pytest.fixture(scope="module")
+def port(nano: Model) -> Iterator[int]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(make_app(nano), port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    until(lambda: server.started)
+    yield port
+    server.should_exit = True
+    thread.join(20)
+
+
+@pytest.fixture
+def client(port: int) -> Iterator[openai.OpenAI]:
+    base = f"http://127.0.0.1:{port}/v1"
+    with openai.OpenAI(base_url=base, api_key="none", max_retries=0) as client:
+        yield client
+
+
+def data_url(name: str) -> str:
+    return "data:image/png;base64," + base64.b64encode((EXAMPLES / name).read_bytes()).decode()
+
+
+def about(name: str, text: str = QUESTION) -> list[Any]:
+    image = {"type": "image_url", "image_url": {"url": data_url(name)}}
+    return [{"role": "user", "content": [image, {"type": "text", "text": text}]}]
+
+
+def say(text: str) -> list[Any]:
+    return [{"role": "user", "content": text}]
+
+
+def test_a_picture_is_answered_whole_and_in_pieces(client: openai.OpenAI) -> None:
+    whole = client.chat.completions.create(model="nano", messages=about("book.png"))
+    (choice,) = whole.choices
+    assert (choice.message.content, choice.finish_reason) == (EXPECTED, "stop")
+    assert whole.usage is not None
+    assert whole.usage.prompt_tokens > 757
+    pieces, usage, reason = [], None, None
+    stream = client.chat.completions.create(
+        model="nano",
+        messages=about("book.png"),
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    for chunk in stream:
+        usage = chunk.usage or usage
+        for part in chunk.choices:
+            pieces.append(part.delta.content or "")
+            reason = part.finish_reason or reason
+    assert ("".join(pieces), reason) == (EXPECTED, "stop")
+    assert len(pieces) > 20
+    assert usage is not None
+    assert usage.completion_tokens == whole.usage.completion_tokens
+    assert usage.prompt_tokens_details is not None
+    assert usage.prompt_tokens_details.cached_tokens is not None
+    assert usage.prompt_tokens_details.cached_tokens > 757 - 32, "asked before"
+
+
+def test_turns_and_options_are_those_of_the_python_door(client: openai.OpenAI, nano: Model) -> None:
+    messages = [*say("Hi"), {"role": "assistant", "content": "Hello."}, *say("What?")]
+    options: dict[str, Any] = {"max_tokens": 9, "temperature": 1.5, "seed": 3, "top_p": 0.9}
+    extra = {"top_k": 40, "repetition_penalty": 1.1, "ignore_eos": True}
+    got = client.chat.completions.create(
+        model="nano", messages=messages, **options, extra_body=extra
+    )
+    expected = nano.ask(messages, **options, **extra)
+    assert got.choices[0].message.content == expected.text
+    assert got.choices[0].finish_reason == "length"
+
+
+def test_samples_share_a_prompt_and_count_their_seeds(client: openai.OpenAI, nano: Model) -> None:
+    options: dict[str, Any] = {"max_tokens": 12, "temperature": 2.0}
+    whole = client.chat.completions.create(
+        model="nano", messages=say("Hi"), n=3, seed=5, logprobs=True, top_logprobs=2, **options
+    )
+    for index, choice in enumerate(whole.choices):
+        alone = nano.ask(say("Hi"), seed=5 + index, **options)
+        assert (choice.index, choice.message.content) == (index, alone.text)
+        assert choice.logprobs is not None
+        assert choice.logprobs.content is not None
+        assert len(choice.logprobs.content) == alone.usage.completion_tokens
+        assert len(choice.logprobs.content[0].top_logprobs) == 2
+    assert whole.usage is not None
+    assert whole.usage.prompt_tokens == 9
+    parts: dict[int, str] = {}
+    for chunk in client.chat.completions.create(
+        model="nano", messages=say("Hi"), n=3, seed=5, stream=True, **options
+    ):
+        for part in chunk.choices:
+            parts[part.index] = parts.get(part.index, "") + (part.delta.content or "")
+    assert [parts[index] for index in range(3)] == [c.message.content for c in whole.choices]
+
+
+def test_many_at_once(client: openai.OpenAI, nano: Model) -> None:
+    def ask(number: int) -> str | None:
+        messages = say(f"Question {number}?")
+        done = client.chat.completions.create(model="nano", messages=messages, max_tokens=8)
+        return done.choices[0].message.content
+
+    with ThreadPoolExecutor(16) as threads:
+        got = list(threads.map(ask, range(32)))
+    assert got[7] == nano.ask(say("Question 7?"), max_tokens=8).text
+    assert len(got) == 32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temprature": 1}, "unknown field 'temprature'; did you mean temperature?"),
+        ({"tools": []}, "unknown field 'tools'"),
+        ({"temperature": 101}, "temperature=101: must be between 0.0 and 100.0"),
+        ({"max_tokens": 0}, "max_tokens=0: must be at least 1"),
+        ({"max_tokens": 5, "max_completion_tokens": 5}, "are one: give one of them"),
+        ({"n": 9}, "n: Input should be less than or equal to 8"),
+        ({"top_logprobs": 2}, "top_logprobs needs logprobs=true"),
+        ({"response_format": {"type": "json_object"}}, "response_format.type: Input should be"),
+        ({"logit_bias": {"999": 1}}, "logit_bias: only ids below 264"),
+        ({"messages": []}, "the last message must have role 'user'"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role: Input should be"),
+        ({"messages": [{"role": "user", "content": "x" * 5000}]}, "the model's context is 4096"),
+        ({"stream_options": {"include_usage": True}}, "stream_options needs stream=true"),
+    ],
+)
+def test_a_mistake_is_a_400_that_says_so(
+    client: openai.OpenAI, change: dict[str, Any], message: str
+) -> None:
+    body = {"messages": say("Hi"), **change}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="nano", messages=body.pop("messages"), extra_body=body)
+    error = json.loads(caught.value.response.text)["error"]
+    assert message in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://127.0.0.1/x.png", "opens no addresses"),
+        ("file:///etc/passwd", "opens no addresses"),
+        ("data:text/html;base64,QQ==", "opens no addresses"),
+        ("data:image/png;base64,@@", "is not base64"),
+        ("data:image/png;base64,QUJD", "3 bytes of data: not a picture phisight reads"),
+        ("data:image/png;base64,", "0 bytes of data"),
+    ],
+)
+def test_a_picture_that_cannot_be_had_is_a_400(
+    client: openai.OpenAI, url: str, message: str
+) -> None:
+    image = {"type": "image_url", "image_url": {"url": url}}
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError, match=message):
+            client.chat.completions.create(
+                model="nano",
+                messages=[{"role": "user", "content": [image]}],  # type: ignore[misc,list-item]
+                stream=stream,
+            )
+
+
+def test_another_model_is_not_here(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="'gpt-4o' is not served here; nano is"):
+        client.chat.completions.create(model="gpt-4o", messages=say("Hi"))
+    assert [model.id for model in client.models.list()] == ["nano"]
+
+
+def call(port: int, method: str, path: str, body: bytes = b"", host: str = "localhost") -> Any:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+        connection.request(method, path, body or None, {"Host": host})
+        with connection.getresponse() as response:
+            return response.status, json.loads(response.read())
+
+
+def test_other_hosts_and_routes_are_refused(port: int) -> None:
+    assert call(port, "GET", "/health") == (200, {"status": "ok", "model": "nano"})
+    assert call(port, "GET", "/health", host=f"[::1]:{port}")[0] == 200
+    for host in ("evil.example", f"evil.example:{port}", "", "localhost.evil.example"):
+        status, body = call(port, "GET", "/health", host=host)
+        assert (status, "answers to localhost only" in body["error"]["message"]) == (403, True)
+    assert call(port, "GET", "/docs")[0] == call(port, "GET", "/openapi")[0] == 404
+    status, body = call(port, "POST", "/v1/chat/completions", b"{")
+    assert (status, body["error"]["type"]) == (400, "invalid_request_error")
+
+
+def test_a_body_has_a_limit(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_module, "MAX_BODY", 1000)
+    status, body = call(port, "POST", "/v1/chat/completions", b"[" + b" " * 2000 + b"]")
+    assert (status, body["error"]["message"].startswith("the body has more than 1000")) == (
+        413,
+        True,
+    )
+
+
+def test_more_than_it_can_run_is_refused(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app_module, "MAX_RUNNING", 2)
+    with pytest.raises(openai.RateLimitError, match="0 answers are under way, at most 2"):
+        client.chat.completions.create(model="nano", messages=say("Hi"), n=3)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_who_leaves_ends_the_request(port: int, nano: Model, stream: bool) -> None:
+    engine = nano._loop._engine
+    until(lambda: engine.is_idle)
+    body = {"model": "nano", "messages": say("Hi"), "max_tokens": 3000, "ignore_eos": True}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    payload = json.dumps({**body, "stream": stream})
+    connection.request("POST", "/v1/chat/completions", payload)
+    if stream:
+        assert connection.getresponse().read(10) == b'data: {"id'
+    until(lambda: not engine.is_idle)
+    connection.sock.shutdown(socket.SHUT_RDWR)
+    connection.close()
+    until(lambda: engine.is_idle, seconds=5.0)  # all 3,000 would take 30 s
+    assert call(port, "GET", "/health")[0] == 200
+
+
+def test_a_failure_in_midstream_is_said_in_the_stream(
+    client: openai.OpenAI, nano: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = iter(range(100))
+
+    def failing(*given: object) -> object:
+        if next(count) == 3:
+            raise errors.BudgetError("no memory on cpu for 12 tokens")
+        return next_token(*given)
+
+    next_token = nano._loop.next_token
+    monkeypatch.setattr(nano._loop, "next_token", failing)
+    stream = client.chat.completions.create(
+        model="nano", messages=say("Hi"), stream=True, max_tokens=9, extra_body={"ignore_eos": True}
+    )
+    with pytest.raises(openai.APIError, match="no memory on cpu for 12 tokens"):
+        list(stream)
+    count = iter([3])
+    with pytest.raises(openai.BadRequestError, match="no memory on cpu"):
+        client.chat.completions.create(model="nano", messages=say("Hi"))
+
+
+def test_serve_without_its_extra_says_what_to_install() -> None:
+    script = (
+        "import sys; sys.modules['uvicorn'] = None; sys.argv = ['phisight', 'serve']\n"
+        "from phisight.cli.main import main; main()"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "uvicorn is missing: pip install 'phisight[serve]'" in done.stderr
+
+
+def test_serve_answers_until_it_is_stopped() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "phisight", "serve", "--port", str(port), "--max-batch", "4"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        assert any(f"nano at http://127.0.0.1:{port}/v1" in line for line in lines)
+        until(lambda: _listens(port))
+        assert call(port, "GET", "/health")[0] == 200
+        process.terminate()
+        assert "Traceback" not in process.stderr.read()
+        assert process.wait(20) in (0, -15)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
