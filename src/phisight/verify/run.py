@@ -211,13 +211,14 @@ def _dtype_name(placement: Placement) -> str:
 
 
 def _memory_needs(config: ModelConfig, num_values: int, prompts: list[Prompt]) -> dict[str, int]:
-    """By dtype, bytes for the weights and for reading the longest prompt."""
-    longest = max(len(prompt.ids) for prompt in prompts)
+    """By dtype, bytes for the weights, and so much that half of it, which the cache takes, holds
+    the longest prompt and its answer."""
+    longest = max(len(prompt.ids) for prompt in prompts) + answers.MAX_TOKENS
     with torch.device("meta"):
         network = Phi3V(config)
     return {
         str(dtype).removeprefix("torch."): dtype.itemsize * num_values
-        + network.to(dtype).bytes_to_read(longest)
+        + 2 * network.to(dtype).bytes_to_read(longest)
         for dtype in _DTYPES
     }
 
