@@ -34,14 +34,17 @@ MEANINGS = {
     5: "an answer that is not in the form asked for",
     130: "stopped with Ctrl-C",
 }
-_MARKED = re.compile(r"(<!-- options: .*? -->\n).*?(<!-- end of options -->)", re.DOTALL)
+_MARKED = re.compile(
+    r"(<!-- docs/make_docs.py: (\w+) -->\n).*?(<!-- end of options -->)", re.DOTALL
+)
 
 
 def pages() -> dict[Path, str]:
     """Every file that is made, and its text."""
     python = HERE / "python.md"
-    table = _options_table()
-    text = _MARKED.sub(lambda found: f"{found[1]}{table}{found[2]}", python.read_text())
+    text = _MARKED.sub(
+        lambda found: f"{found[1]}{_options_table(found[2])}{found[3]}", python.read_text()
+    )
     return {HERE / "cli.md": _cli_page(), python: text}
 
 
@@ -66,11 +69,11 @@ def _block(title: str, help_text: str) -> str:
     return f"\n## {title}\n\n```text\n{lines}\n```\n"
 
 
-def _options_table() -> str:
-    from phisight.params import SamplingParams
+def _options_table(owner: str) -> str:
+    from phisight import params
 
     rows = ["| option | default | what it does |\n| --- | --- | --- |\n"]
-    for field in dataclasses.fields(SamplingParams):
+    for field in dataclasses.fields(getattr(params, owner)):
         low, high = field.metadata["minimum"], field.metadata["maximum"]
         limits = "" if low is None else f" {low} or more." if high is None else f" {low} to {high}."
         help_text = field.metadata["help"]

@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -122,6 +123,16 @@ def test_samples_share_a_prompt_and_count_their_seeds(client: openai.OpenAI, nan
         for part in chunk.choices:
             parts[part.index] = parts.get(part.index, "") + (part.delta.content or "")
     assert [parts[index] for index in range(3)] == [c.message.content for c in whole.choices]
+
+
+def test_the_documents_example(
+    port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(EXAMPLES.parent)
+    (code,) = re.findall(r"```python\n(.*?)```", Path("docs/server.md").read_text(), re.DOTALL)
+    exec(code.replace(":8000/", f":{port}/"), names := {})
+    names["client"].close()
+    assert "Morgan Maxwell" in capsys.readouterr().out
 
 
 def test_many_at_once(client: openai.OpenAI, nano: Model) -> None:

@@ -336,10 +336,11 @@ def test_code_and_pickles_are_named_and_left_alone(micro_folder: Path) -> None:
 
 
 def values_needed(folder: Path) -> int:
-    """Numbers in memory to ask: weights, and of the longest prompt the cache and a layer."""
+    """Numbers in memory to ask: weights, and twice the cache and a layer of the longest prompt and
+    its answer, since the cache takes half of what is free."""
     weights = sum(t.numel() for t in load_file(folder / "model.safetensors").values())
-    longest = max(len(prompt.ids) for prompt in answers.make_prompts(folder))
-    return weights + longest * (2 * 2 * 48 + 4 * 48 + 3 * 80)
+    longest = max(len(prompt.ids) for prompt in answers.make_prompts(folder)) + answers.MAX_TOKENS
+    return weights + 2 * longest * (2 * 2 * 48 + 4 * 48 + 3 * 80)
 
 
 def test_short_memory_is_said_and_nothing_loaded(

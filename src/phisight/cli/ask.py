@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +17,7 @@ from phisight.cli.pictures import (
     read_question,
 )
 from phisight.errors import AnswerError, InputError, PromptError
-from phisight.params import LoadOptions, SamplingParams
+from phisight.params import EngineConfig, LoadOptions, SamplingParams
 from phisight.tasks import Task, table_csv
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ Questions = list[tuple[str, list[Picture]]]
 PICTURES_HELP = "Picture files, folders of pictures, patterns, URLs, or - for standard input."
 
 
-@options.expand()
+@options.expand(without=options.SERVING)
 def ask(
     words: Annotated[
         list[str],
@@ -40,6 +40,7 @@ def ask(
     model: options.ModelName = None,
     *,
     placed: LoadOptions,
+    cache: EngineConfig,
     params: SamplingParams,
     json: options.Json = False,
 ) -> None:
@@ -57,7 +58,13 @@ def ask(
             f"the last argument is the question, but it is {question!r}; "
             'for example: phisight ask photo.png "What is this?"'
         )
-    _answer(model, placed, [(question, find_pictures(pictures))], params, as_json=json)
+    _answer(
+        model,
+        options.loading(placed, cache),
+        [(question, find_pictures(pictures))],
+        params,
+        as_json=json,
+    )
 
 
 def task_command(task: Task) -> Callable[..., None]:
@@ -68,10 +75,17 @@ def task_command(task: Task) -> Callable[..., None]:
         model: options.ModelName = None,
         *,
         placed: LoadOptions,
+        cache: EngineConfig,
         params: SamplingParams,
         json: options.Json = False,
     ) -> None:
-        _answer(model, placed, _task_questions(task, pictures), params, as_json=json)
+        _answer(
+            model,
+            options.loading(placed, cache),
+            _task_questions(task, pictures),
+            params,
+            as_json=json,
+        )
 
     def table_command(
         pictures: Annotated[list[str], typer.Argument(help=PICTURES_HELP)],
@@ -79,6 +93,7 @@ def task_command(task: Task) -> Callable[..., None]:
         model: options.ModelName = None,
         *,
         placed: LoadOptions,
+        cache: EngineConfig,
         params: SamplingParams,
         json: options.Json = False,
     ) -> None:
@@ -87,11 +102,11 @@ def task_command(task: Task) -> Callable[..., None]:
         questions = _task_questions(task, pictures)
         if csv and len(questions) > 1:
             raise typer.BadParameter(f"--csv takes one picture at a time, not {len(questions)}")
-        _answer(model, placed, questions, params, as_json=json, as_csv=csv)
+        _answer(model, options.loading(placed, cache), questions, params, as_json=json, as_csv=csv)
 
     chosen = table_command if task.gives_table else command
     chosen.__doc__ = f'{task.summary}\n\nAsks: "{task.question}"'
-    return options.expand()(chosen)
+    return options.expand(without=options.SERVING)(chosen)
 
 
 def _task_questions(task: Task, words: list[str]) -> Questions:
@@ -108,7 +123,7 @@ def _task_questions(task: Task, words: list[str]) -> Questions:
 
 def _answer(
     model_name: str | None,
-    placed: LoadOptions,
+    loading: dict[str, Any],
     questions: Questions,
     params: SamplingParams,
     *,
@@ -121,7 +136,7 @@ def _answer(
     from phisight.api import load
     from phisight.cli import output
 
-    model = load(model_name, **dataclasses.asdict(placed))
+    model = load(model_name, **loading)
     output.note_model(model)
     if not any(pictures for _, pictures in questions):
         output.note('no picture was given; with one: phisight ask photo.png "QUESTION"')

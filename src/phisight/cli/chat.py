@@ -14,7 +14,7 @@ from phisight.cli import options
 from phisight.cli.ask import PICTURES_HELP
 from phisight.cli.pictures import STDIN, Picture, find_pictures
 from phisight.errors import BudgetError, ImageError, InputError
-from phisight.params import LoadOptions, SamplingParams
+from phisight.params import EngineConfig, LoadOptions, SamplingParams
 
 if TYPE_CHECKING:
     from phisight.chat import Chat
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 HELP = "/add PICTURES adds them to the next question, /new starts over, /quit or Ctrl-D ends"
 
 
-@options.expand(without=("logprobs",))
+@options.expand(without=("logprobs", *options.SERVING))
 def chat(
     pictures: Annotated[list[str] | None, typer.Argument(help=PICTURES_HELP)] = None,
     model: options.ModelName = None,
     *,
     placed: LoadOptions,
+    cache: EngineConfig,
     params: SamplingParams,
 ) -> None:
     """Talk about pictures, one question after another.
@@ -40,7 +41,7 @@ def chat(
     from phisight.api import load
     from phisight.cli import output
 
-    loaded = load(model, **dataclasses.asdict(placed))
+    loaded = load(model, **options.loading(placed, cache))
     output.note_model(loaded)
     output.note(HELP)
     session = _Session(loaded.chat(), waiting, params)

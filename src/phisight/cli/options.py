@@ -35,6 +35,15 @@ ModelName = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per answer, on a line.")]
 
 
+# Options of EngineConfig for those who serve many; other commands leave them out.
+SERVING = ("max_batch", "chunk_tokens", "prefix_cache", "image_memory", "speculate")
+
+
+def loading(placed: LoadOptions, engine: EngineConfig) -> dict[str, Any]:
+    """The keyword arguments of `load`."""
+    return {**dataclasses.asdict(placed), **dataclasses.asdict(engine)}
+
+
 def expand(
     *, without: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:

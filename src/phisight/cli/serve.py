@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated
 
 import typer
@@ -35,7 +34,7 @@ def serve(
     from phisight.api import load
     from phisight.cli import output
 
-    loaded = load(model, **dataclasses.asdict(placed), **dataclasses.asdict(engine))
+    loaded = load(model, **options.loading(placed, engine))
     output.note_model(loaded)
     local = host in LOOPBACK
     if not local:

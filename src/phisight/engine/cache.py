@@ -66,7 +66,9 @@ class PagedCache:
             if part.length == 1:
                 rows.append((start, part))
             else:
-                chunks.append((slice(start, stop), part, _mask(part, device)))
+                used = part.blocks[: -(-(part.stored + part.length) // size)]
+                mask, at_blocks = _mask(part, device), torch.tensor(used, device=device)
+                chunks.append((slice(start, stop), part, mask, at_blocks))
             start = stop
         at = torch.tensor([blocks, offsets], device=device)
         index = torch.tensor([row for row, _ in rows], device=device)
@@ -82,13 +84,13 @@ class PagedCache:
             mixed = torch.empty_like(q)
             if rows:
                 mixed[index] = attend_pages(q[index], keys, values, pages)
-            for place, part, mask in chunks:
+            for place, part, mask, at_blocks in chunks:
                 if part.stored == 0:  # all there is to see is at hand
                     seen = [x[place].transpose(0, 1) for x in (k, v)]
                 else:
                     total = part.stored + part.length
                     seen = [
-                        read_pages(store, part.blocks, total, q.dtype) for store in (keys, values)
+                        read_pages(store, at_blocks, total, q.dtype) for store in (keys, values)
                     ]
                 chunk = functional.scaled_dot_product_attention(
                     q[place].transpose(0, 1)[None],  # (1, H, length, d)

@@ -19,7 +19,7 @@ class Pages(NamedTuple):
     runs: tuple[tuple[tuple[int, int], ...], ...]  # neighbouring blocks: the first, and how many
     stored: tuple[int, ...]
     table: Tensor  # (S, M) blocks; beyond a sequence's last, any block that can be read
-    lengths: Tensor  # (S,)
+    beyond: Tensor  # (S, 1, M * B), True where nothing of the sequence is stored
 
     @classmethod
     def of(
@@ -30,12 +30,10 @@ class Pages(NamedTuple):
         stored = tuple(stored for _, stored in sequences)
         most = max(map(len, used), default=0)
         rows = [[*blocks, *[blocks[0]] * (most - len(blocks))] for blocks in used]
-        return cls(
-            tuple(map(runs_of, used)),
-            stored,
-            torch.tensor(rows, dtype=torch.int64, device=device).reshape(len(used), most),
-            torch.tensor(stored, dtype=torch.int32, device=device),
-        )
+        table = torch.tensor(rows, dtype=torch.int64, device=device).reshape(len(used), most)
+        lengths = torch.tensor(stored, dtype=torch.int64, device=device)
+        beyond = torch.arange(most * block_size, device=device) >= lengths[:, None, None]
+        return cls(tuple(map(runs_of, used)), stored, table, beyond)
 
 
 def write_pages(store: Tensor, blocks: Tensor, offsets: Tensor, x: Tensor) -> None:
@@ -46,10 +44,9 @@ def write_pages(store: Tensor, blocks: Tensor, offsets: Tensor, x: Tensor) -> No
     store[blocks, :, offsets] = x
 
 
-def read_pages(store: Tensor, blocks: Sequence[int], stored: int, dtype: torch.dtype) -> Tensor:
+def read_pages(store: Tensor, blocks: Tensor, stored: int, dtype: torch.dtype) -> Tensor:
     """(H, stored, d): a sequence's keys or values, copied out of its blocks."""
-    used = torch.tensor(blocks[: -(-stored // store.shape[2])], device=store.device)
-    return _gathered(store, used, dtype).transpose(0, 1).flatten(1, 2)[:, :stored]
+    return _gathered(store, blocks, dtype).transpose(0, 1).flatten(1, 2)[:, :stored]
 
 
 def attend_pages(q: Tensor, keys: Tensor, values: Tensor, pages: Pages) -> Tensor:
@@ -72,11 +69,10 @@ def attend_pages_gathered(q: Tensor, keys: Tensor, values: Tensor, pages: Pages)
     )
     # Products rather than scaled_dot_product_attention: on an H200 its split kernel rounds
     # differently from run to run, so that a seed would not repeat its answer.
-    scores = torch.bmm((q * head_dim**-0.5).flatten(0, 1)[:, None], k.transpose(1, 2))[:, 0]
-    beyond = torch.arange(k.shape[1], device=q.device) >= pages.lengths[:, None]  # (S, M * B)
-    scores = scores.masked_fill(beyond.repeat_interleave(heads, 0), -torch.inf)
+    scores = torch.bmm((q * head_dim**-0.5).flatten(0, 1)[:, None], k.transpose(1, 2))
+    scores = scores.view(len(q), heads, -1).masked_fill(pages.beyond, -torch.inf)
     weights = scores.softmax(-1, dtype=_wide(q.dtype)).to(q.dtype)
-    return torch.bmm(weights[:, None], v).view(-1, heads, head_dim)
+    return torch.bmm(weights.flatten(0, 1)[:, None], v).view(-1, heads, head_dim)
 
 
 def attend_pages_in_place(q: Tensor, keys: Tensor, values: Tensor, pages: Pages) -> Tensor:
