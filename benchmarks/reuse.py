@@ -34,7 +34,7 @@ def main() -> None:
     usage = answers[1].usage
     record(
         "reuse",
-        model=model.name,
+        model=Path(model.name).name,
         placement=str(model.placement),
         prompt_tokens=usage.prompt_tokens,
         image_tokens=usage.image_tokens,

@@ -67,7 +67,7 @@ def main() -> None:
             rates.setdefault(load, {})[str(running)] = round(written / seconds, 1)
     record(
         "throughput",
-        model=model.name,
+        model=Path(model.name).name,
         placement=str(model.placement),
         requests=REQUESTS,
         tokens_each=tokens,
