@@ -21,6 +21,7 @@ def newest(name: str) -> dict[str, Any]:
 
 def table() -> str:
     ask, image, full = newest("ask_book"), newest("image_processing"), newest("full_cpu")
+    reuse, rates = newest("reuse"), newest("throughput")["tok_per_s"]
     ours, theirs = full["total_s"]["ours"], full["total_s"]["theirs"]
     parts = full["ours_over_theirs"]
     rows = [
@@ -29,6 +30,17 @@ def table() -> str:
             f"{ask['whole_command_s']['p50']:.1f} s",
         ),
         ("the same question, model already loaded", f"{ask['once_loaded_s']['p50']:.1f} s"),
+        (
+            "a second question about a 16-crop picture, reading it, against the first",
+            f"{reuse['second_over_first']:.3f} ×",
+        ),
+        *(
+            (
+                f"32 requests to `nano`, {load}: 1, 8, 32 running at once",
+                f"{', '.join(f'{rate:.0f}' for rate in rate_at.values())} tokens/s",
+            )
+            for load, rate_at in rates.items()
+        ),
         (
             "12-megapixel JPEG to 16 crops, against Pillow's decode and resize alone",
             f"{image['ours_over_pillow']['p50']:.2f} ×",
