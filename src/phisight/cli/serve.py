@@ -40,5 +40,5 @@ def serve(
     if not local:
         output.note(f"{host} can be reached from elsewhere, and whoever reaches it can use it")
     output.note(f"{loaded.name} at http://{host}:{port}/v1")
-    app = make_app(loaded, hosts=LOOPBACK if local else None)
+    app = make_app(loaded, hosts=LOOPBACK if local else ("*",))
     uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)

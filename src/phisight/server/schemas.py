@@ -1,4 +1,4 @@
-"""Requests of the OpenAI chat API, as far as phisight answers them. Anything else is refused."""
+"""The OpenAI chat API, as far as phisight answers it. Anything else is refused."""
 
 from __future__ import annotations
 
@@ -9,27 +9,20 @@ import difflib
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictInt,
-    ValidationError,
-    create_model,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from phisight.answer import Answer, TokenLogprob
 from phisight.errors import ImageError, OptionError, PromptError
 from phisight.jsonfile import brief
 from phisight.params import SamplingParams
 from phisight.processing.chat import Message
 
 MAX_IMAGES, MAX_SAMPLES = 40, 8
-_DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
+_DATA = re.compile(r"data:image/[\w.+-]+;base64", re.ASCII)
 
 
 class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class TextPart(Part):
@@ -46,6 +39,19 @@ class ImagePart(Part):
     type: Literal["image_url"]
     image_url: ImageUrl
 
+    def picture(self) -> bytes:
+        """What the data URL holds. Raises ImageError for any other."""
+        head, comma, data = self.image_url.url.partition(",")
+        if not comma or _DATA.fullmatch(head) is None:
+            raise ImageError(
+                f"image_url {brief(head[:80])}: this server takes pictures as "
+                "data:image/...;base64,... only, and opens no addresses"
+            )
+        try:
+            return base64.b64decode(data, validate=True)
+        except (binascii.Error, ValueError):
+            raise ImageError("image_url: the data after base64, is not base64") from None
+
 
 class ChatMessage(Part):
     role: Literal["system", "user", "assistant"]
@@ -53,11 +59,7 @@ class ChatMessage(Part):
 
 
 class StreamOptions(Part):
-    include_usage: StrictBool = False
-
-
-class ResponseFormat(Part):
-    type: Literal["text"]
+    include_usage: bool = False
 
 
 class ChatFields(Part):
@@ -65,13 +67,13 @@ class ChatFields(Part):
 
     model: str
     messages: list[ChatMessage]
-    stream: StrictBool = False
+    stream: bool = False
     stream_options: StreamOptions | None = None
-    n: Annotated[StrictInt, Field(ge=1, le=MAX_SAMPLES)] = 1
+    n: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] = 1
     user: str | None = None  # accepted, and not used
-    response_format: ResponseFormat | None = None
+    response_format: dict[Literal["type"], Literal["text"]] | None = None
     max_completion_tokens: Any = None  # the newer name of max_tokens
-    logprobs: StrictBool | None = None
+    logprobs: bool | None = None
     top_logprobs: Any = None
 
     def options(self) -> dict[str, Any]:
@@ -113,23 +115,9 @@ def _plain(content: str | list[TextPart | ImagePart]) -> str | list[dict[str, An
     return [
         {"type": "text", "text": part.text}
         if isinstance(part, TextPart)
-        else {"type": "image", "image": picture_bytes(part.image_url.url)}
+        else {"type": "image", "image": part.picture()}
         for part in content
     ]
-
-
-def picture_bytes(url: str) -> bytes:
-    """What a data URL holds. Raises ImageError for any other."""
-    match = _DATA_URL.match(url)
-    if match is None:
-        raise ImageError(
-            f"image_url {brief(url[:80])}: this server takes pictures as "
-            "data:image/...;base64,... only, and opens no addresses"
-        )
-    try:
-        return base64.b64decode(url[match.end() :], validate=True)
-    except (binascii.Error, ValueError):
-        raise ImageError("image_url: the data after base64, is not base64") from None
 
 
 def complaint(error: ValidationError) -> tuple[str, str]:
@@ -141,3 +129,28 @@ def complaint(error: ValidationError) -> tuple[str, str]:
         guess = f"; did you mean {close[0]}?" if close else ""
         return f"unknown field {brief(place)}{guess}", place
     return f"{place or 'body'}: {first['msg']}", place
+
+
+def as_choice(index: int, answer: Answer) -> dict[str, Any]:
+    message = {"role": "assistant", "content": answer.text, "refusal": None}
+    choice = {"index": index, "message": message, "finish_reason": answer.finish_reason}
+    if answer.logprobs is not None:
+        choice["logprobs"] = {"content": [_likely(entry) for entry in answer.logprobs]}
+    return choice
+
+
+def _likely(entry: TokenLogprob) -> dict[str, Any]:
+    likely = {"token": entry.text, "logprob": entry.logprob, "bytes": list(entry.text.encode())}
+    return {**likely, "top_logprobs": [_likely(other) for other in entry.top]}
+
+
+def as_usage(answers: list[Answer]) -> dict[str, Any]:
+    """The prompt counts once: samples share it."""
+    prompt, cached = answers[0].usage.prompt_tokens, answers[0].usage.cached_tokens
+    written = sum(answer.usage.completion_tokens for answer in answers)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": written,
+        "total_tokens": prompt + written,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
