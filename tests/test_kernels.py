@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from phisight.kernels import paged
 from phisight.kernels.paged import (
     Pages,
     attend_pages_gathered,
@@ -47,7 +48,16 @@ SEQUENCES = [([3], 1), ([9, 10, 11, 12], 30), ([7, 5, 6, 20], 32), ([0, 39], 9)]
 @pytest.mark.parametrize("attend", [attend_pages_gathered, attend_pages_in_place])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(("heads", "size"), [(1, 2), (7, 64), (3, 96)])
-def test_one_query_over_blocks(attend: Attend, dtype: torch.dtype, heads: int, size: int) -> None:
+@pytest.mark.parametrize("run_worth", [0, 10**9], ids=["runs where they lie", "runs copied"])
+def test_one_query_over_blocks(
+    attend: Attend,
+    dtype: torch.dtype,
+    heads: int,
+    size: int,
+    run_worth: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(paged, "RUN_WORTH", run_worth)
     generator = torch.Generator().manual_seed(0)
     keys, values = torch.randn(2, 40, heads, 8, size, generator=generator).to(dtype)
     q = torch.randn(len(SEQUENCES), heads, size, generator=generator).to(dtype)
