@@ -1,6 +1,7 @@
 """Each operation against its plainest form, on odd shapes and every dtype."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from phisight.kernels.paged import (
     Pages,
     attend_pages_gathered,
     attend_pages_in_place,
+    parts_of,
     read_pages,
     runs_of,
     write_pages,
@@ -42,26 +44,32 @@ def test_patches(
 
 
 # Blocks of 8 tokens, out of 40, of which each sequence holds some.
-SEQUENCES = [([3], 1), ([9, 10, 11, 12], 30), ([7, 5, 6, 20], 32), ([0, 39], 9)]
+SEQUENCES = [
+    ([3], 1),
+    ([9, 10, 11, 12], 30),
+    ([7, 5, 6, 20], 32),
+    ([0, 39], 9),
+    ([1, 8, 13, 14], 31),
+]
 
 
 @pytest.mark.parametrize("attend", [attend_pages_gathered, attend_pages_in_place])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(("heads", "size"), [(1, 2), (7, 64), (3, 96)])
-@pytest.mark.parametrize("run_worth", [0, 10**9], ids=["runs where they lie", "runs copied"])
+@pytest.mark.parametrize("long_blocks", [0, 2, 99])
 def test_one_query_over_blocks(
     attend: Attend,
     dtype: torch.dtype,
     heads: int,
     size: int,
-    run_worth: int,
+    long_blocks: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(paged, "RUN_WORTH", run_worth)
     generator = torch.Generator().manual_seed(0)
     keys, values = torch.randn(2, 40, heads, 8, size, generator=generator).to(dtype)
     q = torch.randn(len(SEQUENCES), heads, size, generator=generator).to(dtype)
-    mixed = attend(q, keys, values, Pages.of(SEQUENCES, 8, torch.device("cpu")))
+    monkeypatch.setattr(paged, "RUN_WORTH", long_blocks * 2 * keys[0].nbytes)
+    mixed = attend(q, keys, values, Pages.of(SEQUENCES, keys))
     for row, (blocks, stored) in enumerate(SEQUENCES):
         used = torch.tensor(blocks[: -(-stored // 8)])
         k, v = (read_pages(store, used, stored, dtype) for store in (keys, values))
@@ -83,5 +91,21 @@ def test_what_is_written_to_blocks_is_read_from_them(dtype: torch.dtype) -> None
 
 
 def test_runs_are_neighbours() -> None:
-    assert runs_of([4, 5, 6, 1, 9, 8]) == ((4, 3), (1, 1), (9, 1), (8, 1))
-    assert runs_of([]) == ()
+    assert runs_of([4, 5, 6, 1, 9, 8]) == [slice(4, 7), slice(1, 2), slice(9, 10), slice(8, 9)]
+    assert runs_of([]) == []
+
+
+@pytest.mark.parametrize(
+    ("blocks", "expected"),
+    [
+        ([4, 5, 6, 1, 9], [slice(4, 7), [1, 9]]),
+        ([1, 9, 4, 5, 6], [[1, 9], slice(4, 7)]),
+        ([1, 4, 5, 6, 9, 20, 21, 22], [[1, 9], slice(4, 7), slice(20, 23)]),
+        ([4, 5, 6, 1, 2], [slice(4, 7), slice(1, 3)]),
+        ([7, 3], [[7, 3]]),
+        ([2], [slice(2, 3)]),
+    ],
+)
+def test_short_runs_are_copied_together(blocks: list[int], expected: list[Any]) -> None:
+    parts = parts_of(blocks, 3)
+    assert [part if isinstance(part, slice) else part.tolist() for part in parts] == expected

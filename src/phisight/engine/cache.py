@@ -49,9 +49,9 @@ class PagedCache:
     def clear(self, blocks: Sequence[int]) -> None:
         """Zero new blocks: what lies beyond the stored tokens is multiplied by weights of zero,
         which gives NaN if it is no number."""
-        for first, count in runs_of(blocks):  # slices: an index takes 4 times as long on the CPU
+        for run in runs_of(blocks):  # slices: an index takes 4 times as long on the CPU
             for store in (self.keys, self.values):
-                store[:, first : first + count].zero_()
+                store[:, run].zero_()
 
     def attention(self, parts: Sequence[Part]) -> Attend:
         """What the decoder layers call in a step that consists of these parts, in this order."""
@@ -72,7 +72,7 @@ class PagedCache:
             start = stop
         at = torch.tensor([blocks, offsets], device=device)
         index = torch.tensor([row for row, _ in rows], device=device)
-        pages = Pages.of([(part.blocks, part.stored + 1) for _, part in rows], size, device)
+        pages = Pages.of([(part.blocks, part.stored + 1) for _, part in rows], self.keys[0])
         only_rows = not chunks
 
         def attend(q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:

@@ -12,25 +12,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Bytes copied in the time that going through one more run takes, 80 us on two cores of an EPYC.
-# Eight sequences of nano, 150 tokens each: 1.77 ms in place, 0.62 gathered; of the full size 2.6
-# and 2.9, and 7.9 and 62 with 800 tokens.
+# A run of neighbouring blocks is read where it lies if it has more bytes than can be copied while
+# one more run is gone through: 80 us on two cores of an EPYC. Eight sequences of nano, 150
+# tokens each: 1.77 ms one after the other, 0.62 gathered; of the full size, 800 tokens, 7.9 and 62.
 RUN_WORTH = 400_000
 
 
 class Pages(NamedTuple):
-    """Where each sequence's tokens lie: for the host, and for the device."""
+    """Where each sequence's tokens lie."""
 
-    runs: tuple[tuple[tuple[int, int], ...], ...]  # neighbouring blocks: the first, and how many
+    parts: tuple[tuple[slice | Tensor, ...], ...]  # on CPU, a sequence's blocks as they are read
     stored: tuple[int, ...]
     table: Tensor  # (S, M) blocks; beyond a sequence's last, any block that can be read
     beyond: Tensor  # (S, 1, M * B), True where nothing of the sequence is stored
 
     @classmethod
-    def of(
-        cls, sequences: Sequence[tuple[Sequence[int], int]], block_size: int, device: torch.device
-    ) -> Pages:
-        """From each sequence's blocks and how many tokens are stored in them."""
+    def of(cls, sequences: Sequence[tuple[Sequence[int], int]], store: Tensor) -> Pages:
+        """From each sequence's blocks of a store, and how many tokens are stored in them."""
+        block_size, device = store.shape[2], store.device
         used = [blocks[: -(-stored // block_size)] for blocks, stored in sequences]
         stored = tuple(stored for _, stored in sequences)
         most = max(map(len, used), default=0)
@@ -38,7 +37,9 @@ class Pages(NamedTuple):
         table = torch.tensor(rows, dtype=torch.int64, device=device).reshape(len(used), most)
         lengths = torch.tensor(stored, dtype=torch.int64, device=device)
         beyond = torch.arange(most * block_size, device=device) >= lengths[:, None, None]
-        return cls(tuple(map(runs_of, used)), stored, table, beyond)
+        worth = -(-RUN_WORTH // _block_bytes(store))
+        parts = [parts_of(blocks, worth) for blocks in used] if device.type == "cpu" else []
+        return cls(tuple(parts), stored, table, beyond)
 
 
 def write_pages(store: Tensor, blocks: Tensor, offsets: Tensor, x: Tensor) -> None:
@@ -82,29 +83,23 @@ def attend_pages_gathered(q: Tensor, keys: Tensor, values: Tensor, pages: Pages)
 
 
 def attend_pages_in_place(q: Tensor, keys: Tensor, values: Tensor, pages: Pages) -> Tensor:
-    """One sequence after the other, each run of neighbouring blocks read where it lies, unless the
-    runs are so short that one copy of them all takes less time."""
+    """One sequence after the other, long runs of neighbouring blocks read where they lie."""
     queries = (q * q.shape[-1] ** -0.5)[:, :, None]  # (S, H, 1, d)
-    attended = []
-    for query, runs, row, stored in zip(
-        queries, pages.runs, pages.table, pages.stored, strict=True
-    ):
-        blocks = sum(count for _, count in runs)
-        if len(runs) > 1 and blocks * _block_bytes(keys) < len(runs) * RUN_WORTH:
-            k, v = ([_gathered(store, row[:blocks], q.dtype)] for store in (keys, values))
-        else:
-            k, v = (
-                [store[first : first + count].to(q.dtype) for first, count in runs]
-                for store in (keys, values)
-            )
-        attended.append(_attend_runs(query, k, v, stored))
-    return torch.stack(attended)
+    return torch.stack(
+        [
+            _attend_parts(query, keys, values, parts, stored)
+            for query, parts, stored in zip(queries, pages.parts, pages.stored, strict=True)
+        ]
+    )
 
 
-def _attend_runs(q: Tensor, keys: list[Tensor], values: list[Tensor], stored: int) -> Tensor:
-    """(H, 1, d) scaled queries over one sequence, in parts of (blocks, H, B, d), to (H, d)."""
-    heads, size = keys[0].shape[1:3]
-    k, v = [part.flatten(0, 1) for part in keys], [part.flatten(0, 1) for part in values]
+def _attend_parts(
+    q: Tensor, keys: Tensor, values: Tensor, parts: tuple[slice | Tensor, ...], stored: int
+) -> Tensor:
+    """(H, 1, d) scaled queries over one sequence to (H, d)."""
+    heads, size = keys.shape[1:3]
+    k = [_gathered(keys, part, q.dtype).flatten(0, 1) for part in parts]
+    v = [_gathered(values, part, q.dtype).flatten(0, 1) for part in parts]
     # The query on the left: keys @ q takes oneDNN 1.3 times as long in bfloat16, 2 in float32.
     # (blocks * H, 1, B) each, as one (blocks, H, B)
     scores = [torch.bmm(q.repeat(len(part) // heads, 1, 1), part.transpose(1, 2)) for part in k]
@@ -124,7 +119,7 @@ def _attend_runs(q: Tensor, keys: list[Tensor], values: list[Tensor], stored: in
     return mixed.to(q.dtype)
 
 
-def _gathered(store: Tensor, blocks: Tensor, dtype: torch.dtype) -> Tensor:
+def _gathered(store: Tensor, blocks: slice | Tensor, dtype: torch.dtype) -> Tensor:
     """store[blocks] in a dtype to compute with."""
     if store.dtype.itemsize == 1:
         return store.view(torch.uint8)[blocks].view(store.dtype).to(dtype)
@@ -139,12 +134,25 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def runs_of(blocks: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Neighbouring blocks as one: the first, and how many."""
-    runs: list[tuple[int, int]] = []
+def runs_of(blocks: Sequence[int]) -> list[slice]:
+    """Neighbouring blocks as one."""
+    runs: list[slice] = []
     for block in blocks:
-        if runs and block == sum(runs[-1]):
-            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        if runs and block == runs[-1].stop:
+            runs[-1] = slice(runs[-1].start, block + 1)
         else:
-            runs.append((block, 1))
-    return tuple(runs)
+            runs.append(slice(block, block + 1))
+    return runs
+
+
+def parts_of(blocks: Sequence[int], worth: int) -> tuple[slice | Tensor, ...]:
+    """Runs of at least `worth` blocks as they are, if there are several shorter ones these
+    together as an index. The last block comes last."""
+    runs = runs_of(blocks)
+    short = [run for run in runs if run.stop - run.start < worth]
+    if len(short) < 2:
+        return tuple(runs)
+    parts: list[slice | Tensor] = [run for run in runs if run not in short]
+    copied = torch.tensor([block for run in short for block in range(run.start, run.stop)])
+    parts.insert(len(parts) if runs[-1] in short else 0, copied)
+    return tuple(parts)
