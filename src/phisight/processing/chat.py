@@ -9,6 +9,7 @@ Knows nothing of pixels or of the model.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -147,12 +148,12 @@ def _parts(message: Message) -> Iterator[str | None]:
 
 def _unused_characters(text: str, count: int) -> list[str]:
     used = set(text)
-    free = [chr(code) for code in _PRIVATE_USE if chr(code) not in used]
+    free = list(itertools.islice((c for c in map(chr, _PRIVATE_USE) if c not in used), count))
     if len(free) < count:
         raise PromptError(
             f"the prompt uses more than {len(_PRIVATE_USE) - count} private characters"
         )
-    return free[:count]
+    return free
 
 
 def _template_source(folder: Path) -> tuple[str, dict[str, str]]:
