@@ -1,0 +1,1 @@
+"""Synthetic pictures with questions about them and their answers."""

@@ -1,0 +1,89 @@
+"""A picture being drawn, which remembers where each character stands.
+
+The places are for training's helper loss: what is written in each cell of the picture.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw, ImageFont
+
+from phisight.hd import hd_layout
+
+Color = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont
+NUM_CROPS = 4  # nano's own
+LEGIBLE = 12.5  # pixels of font size as the model sees it
+
+
+class Mark(NamedTuple):
+    """A character and the centre of its box."""
+
+    x: float
+    y: float
+    character: str
+
+
+@functools.lru_cache(maxsize=100_000)
+def _width(font: Font, character: str) -> float:
+    return font.getlength(character)
+
+
+@dataclass
+class Sheet:
+    image: Image.Image
+    marks: list[Mark] = field(default_factory=list)
+    lines: list[tuple[float, str]] = field(default_factory=list)  # height and text of each
+
+    @property
+    def width(self) -> int:
+        return self.image.width
+
+    @property
+    def height(self) -> int:
+        return self.image.height
+
+    @property
+    def smallest(self) -> int:
+        """The smallest font size still to be read once the picture has been fitted to its crops."""
+        layout = hd_layout(self.width, self.height, NUM_CROPS)
+        return round(max(9, LEGIBLE * max(self.image.size) / layout.resized[0]))
+
+    @property
+    def pen(self) -> ImageDraw.ImageDraw:
+        return ImageDraw.Draw(self.image)
+
+    @property
+    def written(self) -> str:
+        """All lines from top to bottom, where each stands alone at its height."""
+        return "\n".join(text for _, text in sorted(self.lines))
+
+    def text(self, x: float, y: float, text: str, font: Font, fill: Color) -> None:
+        """One line, its box beginning at (x, y)."""
+        self.pen.text((x, y), text, font=font, fill=fill)
+        self.lines.append((y, text))
+        middle = y + sum(font.getmetrics()) / 2
+        widths = [_width(font, character) for character in text]
+        kerned = font.getlength(text) / max(1.0, sum(widths))
+        for character, width in zip(text, widths, strict=True):
+            if character != " ":
+                self.marks.append(Mark(x + width * kerned / 2, middle, character))
+            x += width * kerned
+
+
+class Turn(NamedTuple):
+    """One question, in one of several wordings, and its answer."""
+
+    asks: tuple[str, ...]
+    answer: str
+    weight: float = 1.0
+
+
+class Drawn(NamedTuple):
+    """Pictures and what can be asked of them; the first turn is the whole description."""
+
+    sheets: list[Sheet]
+    turns: list[Turn]
