@@ -32,11 +32,11 @@ NANO = Path(__file__).parents[1] / "src" / "phisight" / "assets" / "nano"
 WARM_UP = 150  # steps
 FLAT = 0.45  # share of the whole before the learning rate falls, in a straight line to LEAST
 LEAST = 0.02
-HELPER_ALONE = 100  # steps in which only the new helper head learns
+HELPER_ALONE = 60  # steps in which only the new helper head learns
 HELPER_WEIGHT = 0.2
 CLIP = 1.0
 LOG_EVERY = 50
-SAVE_EVERY = 2000
+SAVE_EVERY = 500
 SMOOTHING = 0.95
 
 

@@ -128,7 +128,7 @@ def draw_cover(hand: Hand, book: Book, width: int, height: int) -> Sheet:
         y = low if hand.chance(0.75) else max(top + sheet.smallest, height * r.uniform(0.55, 0.7))
         other = face if hand.chance(0.5) else hand.font_path()
         _author(hand, sheet, book.author, y, other, align)
-    if hand.chance(0.12):
+    if hand.chance(0.22):
         _publisher(hand, sheet)
     return sheet
 
@@ -146,7 +146,9 @@ def _author(hand: Hand, sheet: Sheet, author: str, y: float, face: str, align: s
 
 
 def _publisher(hand: Hand, sheet: Sheet) -> None:
-    name = hand.word(8).upper() + hand.random.choice((" PRESS", " BOOKS", " HOUSE", ""))
+    words = ("Press", "Books", "House", "Publishing", "Publishers", "Verlag", "Library", "& Co", "")
+    name = f"{hand.word(8).capitalize()} {hand.random.choice(words)}".strip()
+    name = name.upper() if hand.chance(0.6) else name
     font = hand.font(hand.font_path(), max(sheet.smallest, sheet.height * 0.022))
     y = sheet.height - font.size * 1.4
     x = (sheet.width - font.getlength(name)) / 2
