@@ -206,6 +206,10 @@ def test_tiny_and_huge_temperatures_stay_finite() -> None:
     assert set(draw(temperature=100.0)) == {0, 1, 2, 3}
 
 
+def test_a_top_k_beyond_the_vocabulary_keeps_it_whole() -> None:
+    assert draw(temperature=1.0, top_k=10**400) == draw(temperature=1.0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

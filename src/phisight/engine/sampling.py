@@ -139,9 +139,8 @@ def _draw(scores: Tensor, rows: Sequence[tuple[Sampler, Sequence[int]]]) -> list
     scaled, order = scaled.sort(descending=True, stable=True)  # (R, V)
     vocabulary = scaled.shape[-1]
     place = torch.arange(vocabulary, device=scores.device)
-    scaled = scaled.masked_fill(
-        place >= column([o.top_k or vocabulary for o in options]), -torch.inf
-    )
+    most = column([min(o.top_k or vocabulary, vocabulary) for o in options])
+    scaled = scaled.masked_fill(place >= most, -torch.inf)
     probabilities = scaled.softmax(-1)
     # Nucleus sampling (Holtzman et al. 2019): the likeliest that reach top_p together, at least 1.
     before = functional.pad(probabilities.cumsum(-1)[:, :-1], (1, 0))
