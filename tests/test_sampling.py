@@ -234,6 +234,8 @@ def test_a_top_k_beyond_the_vocabulary_keeps_it_whole() -> None:
         ({"logit_bias": {5: 101}}, r"logit_bias\[5\]=101: must be within -100 and 100"),
         ({"ignore_eos": 1}, "ignore_eos=1: expected True or False"),
         ({"seed": -1}, "seed=-1: must be between 0 and 4294967295"),
+        ({"max_tokens": "9" * 200}, r"^max_tokens='9{76}\.\.\.: expected int, got str$"),
+        ({"ignore_eos": "9" * 200}, r"^ignore_eos='9{76}\.\.\.: expected True or False$"),
     ],
 )
 def test_sampling_options_have_limits(options: dict[str, object], message: str) -> None:
@@ -247,6 +249,7 @@ def test_sampling_options_have_limits(options: dict[str, object], message: str) 
         ({"dtype": "int8"}, "dtype='int8': expected one of bfloat16, float32"),
         ({"num_crops": 0}, "num_crops=0: must be between 1 and 64"),
         ({"device": 3}, "device=3: expected str"),
+        ({"dtype": "9" * 200}, r"^dtype='9{76}\.\.\.: expected one of bfloat16, float32$"),
     ],
 )
 def test_load_options_have_limits(options: dict[str, object], message: str) -> None:

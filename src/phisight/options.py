@@ -41,19 +41,19 @@ def check_limits(options: Any) -> None:
             continue
         if kind == "bool":
             if not isinstance(value, bool):
-                raise OptionError(f"{field.name}={value!r}: expected True or False")
+                raise OptionError(f"{field.name}={brief(value)}: expected True or False")
             continue
         expected: type | tuple[type, ...] = (
             int if kind.startswith("int") else (int, float) if kind.startswith("float") else str
         )
         if not isinstance(value, expected) or isinstance(value, bool):
             raise OptionError(
-                f"{field.name}={value!r}: expected {kind}, got {type(value).__name__}"
+                f"{field.name}={brief(value)}: expected {kind}, got {type(value).__name__}"
             )
         if isinstance(value, str):
             if limits["choices"] and value not in limits["choices"]:
                 raise OptionError(
-                    f"{field.name}={value!r}: expected one of {', '.join(limits['choices'])}"
+                    f"{field.name}={brief(value)}: expected one of {', '.join(limits['choices'])}"
                 )
             continue
         low, high = limits["minimum"], limits["maximum"]
