@@ -102,6 +102,16 @@ def test_a_fault_of_the_engines_own_reaches_everyone(
     assert len(rest(loop, loop.submit(asking([1])))) == 4, "and it goes on"
 
 
+def test_a_request_that_cannot_be_added_fails_alone(small: Phi3V) -> None:
+    loop = EngineLoop(Engine(small))
+    running = loop.submit(asking([1], 60))
+    loop.next_token(running)
+    broken = loop.submit(Request([2], [None]))  # type: ignore[list-item]
+    with pytest.raises(AttributeError):
+        loop.next_token(broken)
+    assert len(rest(loop, running)) == 59
+
+
 def test_pictures_are_encoded_between_steps(small: Phi3V) -> None:
     loop = EngineLoop(Engine(small))
     ticket = loop.submit(asking([1], 200))

@@ -155,9 +155,13 @@ class EngineLoop:
             return True
 
     def _add(self, ticket: int, request: Request) -> None:
-        if ticket not in self._outputs:
+        if (outputs := self._outputs.get(ticket)) is None:
             return  # abandoned before it got here
-        request_id = self._engine.add(request)
+        try:
+            request_id = self._engine.add(request)
+        except Exception as error:  # its own fault, and the engine has nothing of it
+            outputs.put(StepOutput(-1, error))
+            return
         self._by_ticket[ticket], self._by_id[request_id] = request_id, ticket
 
     def _abort(self, ticket: int) -> None:
