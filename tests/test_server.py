@@ -18,6 +18,7 @@ from typing import Any
 import openai
 import pytest
 import uvicorn
+from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 from waiting import until
 
@@ -25,6 +26,7 @@ from phisight import errors
 from phisight.api import Model
 from phisight.server import app as app_module
 from phisight.server.app import make_app
+from phisight.server.schemas import ChatRequest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QUESTION = "Help me get the title and author information of this book?"
@@ -164,6 +166,10 @@ def test_many_at_once(client: openai.OpenAI, nano: Model) -> None:
         ({"messages": []}, "the last message must have role 'user'"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role: Input should be"),
         ({"messages": [{"role": "user", "content": "x" * 5000}]}, "the model's context is 4096"),
+        (
+            {"messages": [{"role": "user", "content": "x" * 30000}]},
+            "have 30000 characters, and the",
+        ),
         ({"stream_options": {"include_usage": True}}, "stream_options needs stream=true"),
     ],
 )
@@ -217,6 +223,45 @@ def call(port: int, method: str, path: str, body: bytes = b"", host: str = "loca
             return response.status, json.loads(answer) if is_json else answer
 
 
+def post(port: int, body: bytes, **headers: str) -> Any:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+        connection.request("POST", "/v1/chat/completions", body, headers)
+        with connection.getresponse() as response:
+            return response.status, json.loads(response.read())
+
+
+BRIEF = b'{"model": "nano", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2'
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b', "%s": 1' % (b"a" * 10**6),
+        b', "messages": [{"role": "user", "content": [{"type": "%s"}]}]' % (b"a" * 10**6),
+        b', "logit_bias": {"%s": 1}' % (b"a" * 10**6),
+        b', "max_tokens": "%s"' % (b"a" * 10**6),
+    ],
+)
+def test_a_refusal_does_not_repeat_what_was_sent(port: int, more: bytes) -> None:
+    status, body = post(port, BRIEF + more + b"}")
+    assert status == 400
+    assert len(json.dumps(body)) < 500
+
+
+def test_a_list_of_faults_ends_with_its_first(port: int) -> None:
+    for wrong in (b"1, 1, 1", b'{"role": "user", "content": [1, 1, 1]}'):
+        with pytest.raises(ValidationError) as caught:
+            ChatRequest.model_validate_json(BRIEF + b', "messages": [' + wrong + b"]}")
+        assert caught.value.error_count() == 1
+    many = b"[" + b"1," * app_module.MAX_ITEMS + b"1]"
+    status, body = post(port, BRIEF + b', "stop": ' + many + b"}")
+    assert (status, body["error"]["message"]) == (
+        413,
+        "more than 131072 commas: send shorter lists and text",
+    )
+
+
 def test_other_hosts_and_routes_are_refused(port: int) -> None:
     assert call(port, "GET", "/health") == (200, {"status": "ok", "model": "nano"})
     assert call(port, "GET", "/health", host=f"[::1]:{port}")[0] == 200
@@ -234,6 +279,26 @@ def test_a_body_has_a_limit(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
         413,
         "more than 1000 bytes: send smaller pictures",
     )
+
+
+def test_bodies_under_way_have_a_limit_together(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_module, "MAX_BODIES", 200)
+    with socket.create_connection(("127.0.0.1", port), 20) as slow:
+        head = (
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+        )
+        slow.sendall(head % 180 + b" " * 150)
+        until(lambda: post(port, BRIEF + b"}")[0] == 429)
+    until(lambda: post(port, BRIEF + b"}")[0] == 200)
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app_module, "BODY_SECONDS", 0.05)
+    with socket.create_connection(("127.0.0.1", port), 20) as slow:
+        slow.sendall(HEAD % 9 + b"{")
+        assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
 
 
 def test_more_than_it_can_run_is_refused(

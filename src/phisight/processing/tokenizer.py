@@ -6,6 +6,7 @@ Owns one distinction: `encode` reads control tokens in the text (the how-to's ra
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -60,6 +61,11 @@ class Tokenizer:
     def size(self) -> int:
         """One more than the largest id, control tokens included."""
         return max(self._full.get_vocab(with_added_tokens=True).values()) + 1
+
+    @functools.cached_property
+    def longest(self) -> int:
+        """Most characters of a text that one id stands for."""
+        return max(map(len, self._plain.get_vocab()))
 
     @property
     def stop_ids(self) -> frozenset[int]:

@@ -27,7 +27,9 @@ from phisight.errors import InputError, PhisightError
 from phisight.jsonfile import brief
 from phisight.server.schemas import ChatFields, ChatRequest, as_choice, as_usage, complaint
 
-MAX_BODY = 50 * 2**20  # bytes
+MAX_BODY, MAX_BODIES = 50 * 2**20, 400 * 2**20  # bytes of one, and of all that are coming in
+MAX_ITEMS = 2**17  # commas in a body: each may begin a fault, of 1 KB and 6 us
+BODY_SECONDS = 60.0
 MAX_RUNNING = 64  # answers being written or waited for
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 
@@ -39,12 +41,11 @@ def make_app(model: Model, *, hosts: tuple[str, ...] = LOOPBACK) -> FastAPI:
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
     answers = Answers(model)
 
-    @app.exception_handler(HTTPException)
-    @app.exception_handler(ValidationError)
-    @app.exception_handler(PhisightError)
     async def refused(request: Request, error: Exception) -> JSONResponse:
-        status, body = _fault(error)
-        return JSONResponse(body, status)
+        return JSONResponse(*_fault(error))
+
+    for kind in (HTTPException, ValidationError, PhisightError):
+        app.add_exception_handler(kind, refused)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -57,10 +58,9 @@ def make_app(model: Model, *, hosts: tuple[str, ...] = LOOPBACK) -> FastAPI:
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
-        asked = ChatRequest.model_validate_json(await _body(request))
+        asked = ChatRequest.model_validate_json(await answers.body(request))
         if asked.model != model.name:
-            message = f"model {brief(asked.model)} is not served here; {model.name} is"
-            raise HTTPException(404, message)
+            raise HTTPException(404, f"{brief(asked.model)} is not served here; {model.name} is")
         return await answers.reply(request, asked)
 
     return app
@@ -71,18 +71,40 @@ class Answers:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._running = 0
+        self._running = self._coming = 0  # answers, bytes
         self._threads = ThreadPoolExecutor(MAX_RUNNING, thread_name_prefix="phisight-answer")
 
+    async def body(self, request: Request) -> bytearray:
+        """All of a request's body, within a deadline and the limits above."""
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for chunk in request.stream():
+                    body += chunk
+                    self._coming += len(chunk)
+                    if len(body) > MAX_BODY:
+                        message = f"more than {MAX_BODY} bytes: send smaller pictures"
+                        raise HTTPException(413, message)
+                    if self._coming > MAX_BODIES:
+                        raise HTTPException(429, f"{MAX_BODIES} bytes are coming in: try later")
+        except TimeoutError:
+            raise HTTPException(408, f"the body took over {BODY_SECONDS:g} s") from None
+        finally:
+            self._coming -= len(body)
+        if body.count(b",") > MAX_ITEMS:
+            raise HTTPException(413, f"more than {MAX_ITEMS} commas: send shorter lists and text")
+        return body
+
     async def reply(self, request: Request, asked: ChatFields) -> Response:
-        if self._running + asked.n > MAX_RUNNING:
+        room = asked.room(self._model.config.max_positions, self._model.processor.tokenizer.longest)
+        if self._running + room > MAX_RUNNING:
             message = f"{self._running} answers are under way, at most {MAX_RUNNING}"
             raise HTTPException(429, message)
-        self._running += asked.n
+        self._running += room
         streams: list[Stream] = []
 
         def end() -> None:
-            self._running -= asked.n
+            self._running -= room
             for stream in streams:
                 stream.close()
 
@@ -99,10 +121,8 @@ class Answers:
             raise
         end()
         choices = [as_choice(index, answer) for index, answer in enumerate(answers)]
-        usage = as_usage(answers)
-        return JSONResponse(
-            {**head, "object": "chat.completion", "choices": choices, "usage": usage}
-        )
+        whole = {**head, "object": "chat.completion", "choices": choices}
+        return JSONResponse({**whole, "usage": as_usage(answers)})
 
     async def _events(
         self, streams: list[Stream], asked: ChatFields, head: dict[str, Any]
@@ -126,7 +146,7 @@ class Answers:
                 yield chunk([], usage=as_usage([stream.finish() for stream in streams]))
             yield "data: [DONE]\n\n"
         except Exception as error:  # the status has been sent: said in the stream
-            yield f"data: {json.dumps(_fault(error)[1])}\n\n"
+            yield f"data: {json.dumps(_fault(error)[0])}\n\n"
 
     def _in_thread(self, work: Callable[..., Any], *given: Any) -> asyncio.Future[Any]:
         return asyncio.get_running_loop().run_in_executor(self._threads, work, *given)
@@ -146,15 +166,6 @@ class EventStream(StreamingResponse):
             self._end()
 
 
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise HTTPException(413, f"more than {MAX_BODY} bytes: send smaller pictures")
-    return bytes(body)
-
-
 def _start(model: Model, asked: ChatFields) -> list[Stream]:
     """A stream for each of n samples, over one prompt."""
     options = asked.options()
@@ -172,8 +183,8 @@ async def _unless_gone(request: Request, work: asyncio.Future[list[Answer]]) -> 
     return work.result()
 
 
-def _fault(error: Exception) -> tuple[int, dict[str, Any]]:
-    """A status and what went wrong, in OpenAI's form."""
+def _fault(error: Exception) -> tuple[dict[str, Any], int]:
+    """What went wrong, in OpenAI's form, and a status."""
     status, message, param = 500, f"the answer failed ({type(error).__name__})", None
     if isinstance(error, HTTPException):
         status, message = error.status_code, error.detail
@@ -182,4 +193,4 @@ def _fault(error: Exception) -> tuple[int, dict[str, Any]]:
     elif isinstance(error, InputError):
         status, message = 400, str(error)
     kind = "invalid_request_error" if status < 500 else "server_error"
-    return status, {"error": {"message": message, "type": kind, "param": param, "code": None}}
+    return {"error": {"message": message, "type": kind, "param": param, "code": None}}, status

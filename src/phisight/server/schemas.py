@@ -9,7 +9,8 @@ import difflib
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+import pydantic
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, create_model
 
 from phisight.answer import Answer, TokenLogprob
 from phisight.errors import ImageError, OptionError, PromptError
@@ -29,6 +30,8 @@ class TextPart(Part):
     type: Literal["text"]
     text: str
 
+    plain = BaseModel.model_dump
+
 
 class ImageUrl(Part):
     url: str
@@ -39,8 +42,8 @@ class ImagePart(Part):
     type: Literal["image_url"]
     image_url: ImageUrl
 
-    def picture(self) -> bytes:
-        """What the data URL holds. Raises ImageError for any other."""
+    def plain(self) -> dict[str, Any]:
+        """With what the data URL holds. Raises ImageError for any other."""
         head, comma, data = self.image_url.url.partition(",")
         if not comma or _DATA.fullmatch(head) is None:
             raise ImageError(
@@ -48,14 +51,21 @@ class ImagePart(Part):
                 "data:image/...;base64,... only, and opens no addresses"
             )
         try:
-            return base64.b64decode(data, validate=True)
+            return {"type": "image", "image": base64.b64decode(data, validate=True)}
         except (binascii.Error, ValueError):
             raise ImageError("image_url: the data after base64, is not base64") from None
 
 
+Parts = Annotated[list[Annotated[TextPart | ImagePart, Field(discriminator="type")]], FailFast()]
+
+
+def _as_parts(content: object) -> object:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
 class ChatMessage(Part):
     role: Literal["system", "user", "assistant"]
-    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+    content: Annotated[Parts, BeforeValidator(_as_parts)]
 
 
 class StreamOptions(Part):
@@ -66,7 +76,7 @@ class ChatFields(Part):
     """What is not an option of SamplingParams."""
 
     model: str
-    messages: list[ChatMessage]
+    messages: Annotated[list[ChatMessage], FailFast()]
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] = 1
@@ -93,13 +103,22 @@ class ChatFields(Part):
             raise OptionError("stream_options needs stream=true")
         return {name: value for name, value in given.items() if value is not None}
 
-    def prompt(self) -> list[Message]:
-        """Messages as phisight takes them. Raises PromptError and ImageError."""
+    def room(self, context: int, longest: int) -> int:
+        """Of how many answers. Raises PromptError for what cannot fit, before it takes memory."""
         parts = [part for message in self.messages for part in message.content]
         images = sum(isinstance(part, ImagePart) for part in parts)
         if images > MAX_IMAGES:
             raise PromptError(f"{images} images: at most {MAX_IMAGES} in a request")
-        return [{"role": m.role, "content": _plain(m.content)} for m in self.messages]
+        length = sum(len(part.text) for part in parts if isinstance(part, TextPart))
+        if length > context * longest:
+            have = f"{length} characters, and the model's context is {context} tokens"
+            raise PromptError(f"the messages have {have} of at most {longest}: send less text")
+        return self.n
+
+    def prompt(self) -> list[Message]:
+        """Messages as phisight takes them. Raises ImageError."""
+        turns = [(message.role, message.content) for message in self.messages]
+        return [{"role": role, "content": [part.plain() for part in own]} for role, own in turns]
 
 
 # Their limits and defaults are SamplingParams' own.
@@ -109,26 +128,15 @@ _TYPES["logit_bias"] = (dict[int, Any] | None, None)  # JSON has only strings fo
 ChatRequest = create_model("ChatRequest", __base__=ChatFields, **_TYPES)
 
 
-def _plain(content: str | list[TextPart | ImagePart]) -> str | list[dict[str, Any]]:
-    if isinstance(content, str):
-        return content
-    return [
-        {"type": "text", "text": part.text}
-        if isinstance(part, TextPart)
-        else {"type": "image", "image": part.picture()}
-        for part in content
-    ]
-
-
-def complaint(error: ValidationError) -> tuple[str, str]:
+def complaint(error: pydantic.ValidationError) -> tuple[str, str]:
     """The first fault of a request body as one sentence, and the field it is in."""
     first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
+    place = ".".join(str(part)[:40] for part in first["loc"])  # a name may be the whole body
     if first["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(first["loc"][-1]), ChatRequest.model_fields, n=1)
+        close = difflib.get_close_matches(str(first["loc"][-1])[:40], ChatRequest.model_fields)
         guess = f"; did you mean {close[0]}?" if close else ""
         return f"unknown field {brief(place)}{guess}", place
-    return f"{place or 'body'}: {first['msg']}", place
+    return f"{place or 'body'}: {first['msg'][:200]}", place
 
 
 def as_choice(index: int, answer: Answer) -> dict[str, Any]:
