@@ -234,6 +234,16 @@ BRIEF = b'{"model": "nano", "messages": [{"role": "user", "content": "Hi"}], "ma
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
 
 
+def test_a_page_elsewhere_cannot_ask(port: int) -> None:
+    """A browser sends a simple request to any address without asking, and names the page."""
+    for origin in ("http://evil.example", "null", "http://localhost.evil.example", "http://["):
+        status, body = post(port, BRIEF + b"}", Origin=origin)
+        assert status == 403
+        assert f"origin {origin!r}" in body["error"]["message"]
+    for origin in ("http://localhost:3000", "https://127.0.0.1", "http://[::1]:80"):
+        assert post(port, BRIEF + b"}", Origin=origin)[0] == 200
+
+
 @pytest.mark.parametrize(
     "more",
     [

@@ -32,6 +32,7 @@ MAX_ITEMS = 2**17  # commas in a body: each may begin a fault, of 1 KB and 6 us
 BODY_SECONDS = 60.0
 MAX_RUNNING = 64  # answers being written or waited for
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+_LOCAL = tuple(f"{name}:" for name in LOOPBACK)  # how the host and port of a local page begin
 
 
 def make_app(model: Model, *, hosts: tuple[str, ...] = LOOPBACK) -> FastAPI:
@@ -58,6 +59,7 @@ def make_app(model: Model, *, hosts: tuple[str, ...] = LOOPBACK) -> FastAPI:
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
+        _check_origin(request)
         asked = ChatRequest.model_validate_json(await answers.body(request))
         if asked.model != model.name:
             raise HTTPException(404, f"{brief(asked.model)} is not served here; {model.name} is")
@@ -164,6 +166,14 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._end()
+
+
+def _check_origin(request: Request) -> None:
+    """A page elsewhere cannot read an answer, but its browser lets it ask, and names it."""
+    origin, host = request.headers.get("origin", ""), request.headers.get("host")
+    page = origin.partition("://")[2]
+    if origin and page != host and not f"{page}:".startswith(_LOCAL):
+        raise HTTPException(403, f"origin {brief(origin)}: only pages of this host may ask")
 
 
 def _start(model: Model, asked: ChatFields) -> list[Stream]:
