@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import http.client
 import json
 import re
@@ -403,6 +404,33 @@ def test_a_failure_in_midstream_is_said_in_the_stream(
     count = iter([3])
     with pytest.raises(openai.BadRequestError, match="no memory on cpu"):
         client.chat.completions.create(model="nano", messages=say("Hi"))
+
+
+def test_a_fault_of_our_own_is_said_in_the_same_form(
+    port: int, nano: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(nano._loop, "next_token", lambda ticket: [][ticket])
+    status, body = post(port, BRIEF + b"}")
+    assert (status, body["error"]["type"]) == (500, "server_error")
+    assert body["error"]["message"] == "the answer failed (IndexError)"
+    until(lambda: len(caplog.records) > 0)  # and where, on stderr
+
+
+def test_a_client_who_leaves_is_no_news(
+    port: int, nano: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = nano._loop._engine
+    until(lambda: engine.is_idle)
+    long = BRIEF.replace(b"2", b"3000") + b', "ignore_eos": true}'
+    for sent in (long, long[:20]):
+        with socket.create_connection(("127.0.0.1", port), 20) as leaving:
+            leaving.sendall(HEAD % len(long) + sent)
+            if sent == long:
+                until(lambda: not engine.is_idle)
+    until(lambda: engine.is_idle)
+    assert call(port, "GET", "/health")[0] == 200
+    gc.collect()
+    assert not caplog.records
 
 
 def test_serve_without_its_extra_says_what_to_install() -> None:

@@ -19,6 +19,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from phisight.answer import Answer, Stream
@@ -45,7 +46,7 @@ def make_app(model: Model, *, hosts: tuple[str, ...] = LOOPBACK) -> FastAPI:
     async def refused(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse(*_fault(error))
 
-    for kind in (HTTPException, ValidationError, PhisightError):
+    for kind in (Exception, ClientDisconnect, HTTPException, ValidationError, PhisightError):
         app.add_exception_handler(kind, refused)
 
     @app.get("/health")
@@ -187,6 +188,7 @@ def _start(model: Model, asked: ChatFields) -> list[Stream]:
 
 async def _unless_gone(request: Request, work: asyncio.Future[list[Answer]]) -> list[Answer]:
     """The work's result; given up once the client has left."""
+    work.add_done_callback(lambda work: work.exception())  # seen, or asyncio prints it
     while not (await asyncio.wait([work], timeout=0.1))[0]:
         if await request.is_disconnected():
             raise HTTPException(499, "the client left")
