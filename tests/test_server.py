@@ -312,6 +312,43 @@ def test_a_body_that_does_not_come_is_not_waited_for(
         assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
 
 
+def test_a_picture_takes_the_room_of_an_answer(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app_module, "MAX_RUNNING", 2)
+    image = about("sign.png")[0]["content"][0]
+
+    def ask(count: int) -> None:
+        messages: list[Any] = [{"role": "user", "content": [image] * count}]
+        client.chat.completions.create(model="nano", messages=messages, max_tokens=1)
+
+    ask(2)
+    with pytest.raises(openai.RateLimitError, match="at most 2; each picture counts as one"):
+        ask(3)
+    with pytest.raises(openai.BadRequestError, match="41 images: at most 40 in a request"):
+        ask(41)
+
+
+def test_few_requests_open_their_pictures_at_once(
+    client: openai.OpenAI, nano: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture of 89 megapixels takes 0.7 GB while it is opened, and 10 KB to send."""
+    openers: set[str] = set()
+
+    def named(*given: Any) -> Any:
+        openers.add(threading.current_thread().name)
+        return prompt(*given)
+
+    def ask(number: int) -> None:
+        client.chat.completions.create(model="nano", messages=say(f"{number}?"), max_tokens=1)
+
+    prompt = nano.processor.prompt
+    monkeypatch.setattr(nano.processor, "prompt", named)
+    with ThreadPoolExecutor(12) as threads:
+        list(threads.map(ask, range(12)))
+    assert openers <= {f"phisight-opening_{n}" for n in range(app_module.MAX_OPENING)}
+
+
 def test_more_than_it_can_run_is_refused(
     client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:

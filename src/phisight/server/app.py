@@ -31,7 +31,8 @@ from phisight.server.schemas import ChatFields, ChatRequest, as_choice, as_usage
 MAX_BODY, MAX_BODIES = 50 * 2**20, 400 * 2**20  # bytes of one, and of all that are coming in
 MAX_ITEMS = 2**17  # commas in a body: each may begin a fault, of 1 KB and 6 us
 BODY_SECONDS = 60.0
-MAX_RUNNING = 64  # answers being written or waited for
+MAX_RUNNING = 64  # answers being written or waited for, each picture counted as one
+MAX_OPENING = 4  # prompts being made: a picture takes up to 1.4 GB while it is opened
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 _LOCAL = tuple(f"{name}:" for name in LOOPBACK)  # how the host and port of a local page begin
 
@@ -76,6 +77,7 @@ class Answers:
         self._model = model
         self._running = self._coming = 0  # answers, bytes
         self._threads = ThreadPoolExecutor(MAX_RUNNING, thread_name_prefix="phisight-answer")
+        self._opening = ThreadPoolExecutor(MAX_OPENING, thread_name_prefix="phisight-opening")
 
     async def body(self, request: Request) -> bytearray:
         """All of a request's body, within a deadline and the limits above."""
@@ -102,7 +104,7 @@ class Answers:
         room = asked.room(self._model.config.max_positions, self._model.processor.tokenizer.longest)
         if self._running + room > MAX_RUNNING:
             message = f"{self._running} answers are under way, at most {MAX_RUNNING}"
-            raise HTTPException(429, message)
+            raise HTTPException(429, f"{message}; each picture counts as one")
         self._running += room
         streams: list[Stream] = []
 
@@ -114,7 +116,8 @@ class Answers:
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time())}
         head["model"] = self._model.name
         try:
-            streams += await self._in_thread(_start, self._model, asked)
+            started = self._opening.submit(_start, self._model, asked)
+            streams += await self._in_thread(started.result)
             if asked.stream:
                 return EventStream(self._events(streams, asked, head), end)
             finishing = asyncio.gather(*(self._in_thread(stream.finish) for stream in streams))
@@ -181,6 +184,7 @@ def _start(model: Model, asked: ChatFields) -> list[Stream]:
     """A stream for each of n samples, over one prompt."""
     options = asked.options()
     prompt = model.processor.prompt(asked.prompt())
+    asked.messages.clear()  # pictures as text are not kept for as long as the answer takes
     first = options.pop("seed", None)
     seeds = [None if first is None else first + number for number in range(asked.n)]
     return [model.stream(prompt, **options, seed=seed) for seed in seeds]

@@ -113,7 +113,7 @@ class ChatFields(Part):
         if length > context * longest:
             have = f"{length} characters, and the model's context is {context} tokens"
             raise PromptError(f"the messages have {have} of at most {longest}: send less text")
-        return self.n
+        return max(self.n, images)
 
     def prompt(self) -> list[Message]:
         """Messages as phisight takes them. Raises ImageError."""
