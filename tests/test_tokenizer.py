@@ -99,6 +99,20 @@ def test_half_a_character_waits_and_is_marked_at_the_end(nano_folder: Path) -> N
     assert stream.finish() == "\ufffd"
 
 
+def test_bytes_that_become_no_character_are_not_decoded_over_and_over(
+    official: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = Tokenizer(official)
+    stream, work = tokenizer.text_stream(), []
+    decode = stream._decode
+    monkeypatch.setattr(stream, "_decode", lambda ids: work.append(len(ids)) or decode(ids))
+    ids = [3 + 0x80] * 4000 + tokenizer.encode_plain("and on " * 1000)
+    pieces = [stream.add(token_id) for token_id in ids]
+    assert "".join([*pieces, stream.finish()]) == tokenizer.decode(ids)
+    assert sum(work) < 30 * len(ids), "not by the square: 8 million"
+    assert sum(map(bool, pieces)) > 1000, "and it streams again"
+
+
 @pytest.mark.parametrize("text", ["{}", "[]", "not json", '{"model": {"type": "BPE"}}'])
 def test_a_bad_tokenizer_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "tokenizer.json").write_text(text)

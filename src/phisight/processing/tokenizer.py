@@ -139,6 +139,10 @@ class TextStream:
     def add(self, token_id: int) -> str:
         """The text this id completes: empty while a character is still in parts."""
         self._ids.append(token_id)
+        # No character has so many parts. A look decodes them all, and one at every id would take
+        # time by the square: eight from each power of two to the next.
+        if (held := len(self._ids) - self._sent) > 16 and held % 2 ** (held.bit_length() - 4):
+            return ""
         text = self._unsent()
         if not text or text.endswith(_PARTIAL):
             return ""
