@@ -263,6 +263,13 @@ def test_load_takes_engine_options_and_refuses_others() -> None:
         load("nano", speculate=17)
 
 
+def test_memory_without_end_is_as_much_as_is_of_use() -> None:
+    model = load("nano", kv_memory=math.inf, image_memory=math.inf)
+    most = load("nano", kv_memory=1e300)._loop.cache_bytes
+    assert model._loop.cache_bytes == most == (32 * 4096 + 32 * 32) * model._loop.bytes_per_token
+    assert model.encode_image(BOOK).num_tokens == 757
+
+
 def test_several_questions_about_a_picture_read_it_once(nano: Model) -> None:
     fresh = load("nano")
     questions = ["OCR", "What does it say?", "Who wrote it?"]

@@ -45,7 +45,7 @@ def cache_shape(model: Phi3V, config: EngineConfig) -> CacheShape:
     dtype = _stored_dtype(model, config)
     per_block = bytes_per_block(model.config, size, dtype)
     if config.kv_memory is not None:
-        room = int(config.kv_memory * 2**30)
+        room = int(min(config.kv_memory, 2**20) * 2**30)  # infinity is no int
     else:
         free = free_bytes(model.device)
         if model.device.type == "cpu":  # mapped weights count as free until they are read

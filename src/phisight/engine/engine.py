@@ -35,7 +35,7 @@ class Engine:
     ) -> None:
         self._model, self.config = model, config or EngineConfig()
         self.shape = shape or cache_shape(model, self.config)
-        self.images = ImageCache(int(self.config.image_memory * 2**30))
+        self.images = ImageCache(self.config.image_memory * 2**30)
         num_blocks, size = self.shape.num_blocks, self.shape.block_size
         cache = PagedCache(
             model.config, num_blocks, size, device=model.device, dtype=self.shape.dtype

@@ -14,7 +14,7 @@ from torch import Tensor
 class ImageCache:
     """`room` is bytes for pictures that no request needs now."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: float) -> None:
         self._room = room
         self._features: OrderedDict[bytes, Tensor] = OrderedDict()  # oldest first
         self._needed: Counter[bytes] = Counter()
