@@ -14,6 +14,7 @@ from phisight.engine.engine import Engine
 from phisight.engine.request import FinishReason, Request, StepOutput, Token
 from phisight.engine.runner import Runner
 from phisight.engine.sampling import Sampler
+from phisight.engine.scheduler import Plan, Scheduler, Slice
 from phisight.errors import BudgetError, DeviceError
 from phisight.model.phi3v import Crops, Phi3V
 from phisight.params import EngineConfig, SamplingParams
@@ -95,6 +96,28 @@ class Reads:
 
         monkeypatch.setattr(Runner, "read", counted_read)
         monkeypatch.setattr(Runner, "encode", counted_encode)
+
+
+def test_a_plan_that_breaks_off_leaves_nothing_to_be_found(
+    small: Phi3V, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its blocks have names before anything is written to them."""
+    request, engine = asking(list(range(9)) * 4), engine_of(small)
+    expected = ids_of(answer(engine_of(small), request))
+
+    def put_and_break(scheduler: Scheduler, plan: Plan, part: Slice) -> None:
+        put(scheduler, plan, part)
+        raise MemoryError
+
+    put, request_id = Scheduler._put, engine.add(request)
+    with monkeypatch.context() as patch:
+        patch.setattr(Scheduler, "_put", put_and_break)
+        with pytest.raises(MemoryError):
+            engine.step()
+    engine.scheduler.check()
+    engine.abort(request_id)
+    assert_all_free(engine)
+    assert ids_of(answer(engine, request)) == expected
 
 
 def test_the_context_ends_an_answer(small: Phi3V) -> None:

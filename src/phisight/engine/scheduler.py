@@ -80,10 +80,17 @@ class Scheduler:
     def schedule(self) -> Plan:
         """The next step's plan, its blocks taken; empty when there is nothing to do."""
         plan = Plan()
+        try:
+            self._fill(plan)
+        except BaseException:  # what has a name by now will not be written
+            self.undo(plan)
+            raise
+        return plan
+
+    def _fill(self, plan: Plan) -> None:
         suspect = self._suspects[0] if self._suspects else None
-        if suspect is not None:
-            for other in [other for other in self.running if other is not suspect]:
-                self._send_back(other)
+        for other in [other for other in self.running if suspect not in (None, other)]:
+            self._send_back(other)
         self._decode(plan)
         budget, crops = self._limits.chunk_tokens, self._limits.chunk_crops
         encoding: set[bytes] = set()
@@ -92,7 +99,6 @@ class Scheduler:
                 budget, crops = self._read_on(plan, sequence, budget, crops, encoding)
         while budget > 0 and (entrant := self._let_in(plan, suspect)) is not None:
             budget, crops = self._read_on(plan, entrant, budget, crops, encoding)
-        return plan
 
     def commit(self, plan: Plan) -> None:
         """The plan has been carried out."""
