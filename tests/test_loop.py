@@ -89,6 +89,28 @@ def test_abandoning_wakes_who_waits_and_frees(
     loop.abandon(999)
 
 
+@pytest.mark.parametrize("left", [False, True])
+def test_an_end_wakes_all_who_wait(
+    small: Phi3V, monkeypatch: pytest.MonkeyPatch, left: bool
+) -> None:
+    engine = Engine(small)
+    loop, holding, waiting = EngineLoop(engine), threading.Event(), threading.Semaphore(0)
+    step, wait = engine.step, loop_module._wait
+    monkeypatch.setattr(engine, "step", lambda: [] if holding.wait(20) is None else step())
+    monkeypatch.setattr(loop_module, "_wait", lambda queue: (waiting.release(), wait(queue))[1])
+    ticket = loop.submit(asking([1], 1))
+    threads = [threading.Thread(target=rest, args=(loop, ticket), daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+        assert waiting.acquire(timeout=20)
+    if left:
+        loop.abandon(ticket)
+    holding.set()
+    for thread in threads:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in threads)
+
+
 def test_a_fault_of_the_engines_own_reaches_everyone(
     small: Phi3V, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,8 +89,9 @@ class EngineLoop:
         """The request's next token; None once it has ended. Raises what ended it early."""
         outputs = self._outputs.get(ticket)
         output = None if outputs is None else _wait(outputs)
-        if output is None or output.is_last:
+        if outputs is not None and (output is None or output.is_last):
             self._outputs.pop(ticket, None)
+            outputs.put(None)  # another thread may wait for the same
         if output is None:
             return None
         if isinstance(output.result, Exception):
