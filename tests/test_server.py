@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 from waiting import until
 
+import phisight
 from phisight import errors
 from phisight.api import Model
 from phisight.server import app as app_module
@@ -34,12 +35,12 @@ QUESTION = "Help me get the title and author information of this book?"
 EXPECTED = 'The title of the book is "ALONE" and the author is Morgan Maxwell.'
 
 
-@pytest.fixture(scope="module")
-def port(nano: Model) -> Iterator[int]:
+@contextmanager
+def served(model: Model) -> Iterator[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(make_app(nano), port=port, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(make_app(model), port=port, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
     until(lambda: server.started)
@@ -48,10 +49,34 @@ def port(nano: Model) -> Iterator[int]:
     thread.join(20)
 
 
-@pytest.fixture
-def client(port: int) -> Iterator[openai.OpenAI]:
+@contextmanager
+def asking(port: int) -> Iterator[openai.OpenAI]:
     base = f"http://127.0.0.1:{port}/v1"
     with openai.OpenAI(base_url=base, api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def port(nano: Model) -> Iterator[int]:
+    with served(nano) as port:
+        yield port
+
+
+@pytest.fixture
+def client(port: int) -> Iterator[openai.OpenAI]:
+    with asking(port) as client:
+        yield client
+
+
+@pytest.fixture
+def wide() -> Model:
+    """In float32 a drawn token is the same in any batch; in bfloat16 the batch's size rounds it."""
+    return phisight.load("nano", dtype="float32")
+
+
+@pytest.fixture
+def wide_client(wide: Model) -> Iterator[openai.OpenAI]:
+    with served(wide) as port, asking(port) as client:
         yield client
 
 
@@ -107,13 +132,15 @@ def test_turns_and_options_are_those_of_the_python_door(client: openai.OpenAI, n
     assert got.choices[0].finish_reason == "length"
 
 
-def test_samples_share_a_prompt_and_count_their_seeds(client: openai.OpenAI, nano: Model) -> None:
+def test_samples_share_a_prompt_and_count_their_seeds(
+    wide_client: openai.OpenAI, wide: Model
+) -> None:
     options: dict[str, Any] = {"max_tokens": 12, "temperature": 2.0}
-    whole = client.chat.completions.create(
+    whole = wide_client.chat.completions.create(
         model="nano", messages=say("Hi"), n=3, seed=5, logprobs=True, top_logprobs=2, **options
     )
     for index, choice in enumerate(whole.choices):
-        alone = nano.ask(say("Hi"), seed=5 + index, **options)
+        alone = wide.ask(say("Hi"), seed=5 + index, **options)
         assert (choice.index, choice.message.content) == (index, alone.text)
         assert choice.logprobs is not None
         assert choice.logprobs.content is not None
@@ -122,7 +149,7 @@ def test_samples_share_a_prompt_and_count_their_seeds(client: openai.OpenAI, nan
     assert whole.usage is not None
     assert whole.usage.prompt_tokens == 9
     parts: dict[int, str] = {}
-    for chunk in client.chat.completions.create(
+    for chunk in wide_client.chat.completions.create(
         model="nano", messages=say("Hi"), n=3, seed=5, stream=True, **options
     ):
         for part in chunk.choices:
