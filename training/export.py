@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from train import NANO
 
@@ -34,6 +34,9 @@ def main() -> None:
         for name, tensor in state.items()
         if name.startswith(PREFIX)
     }
+    before = load_file(NANO / "model.safetensors")
+    for name in before.keys() - weights.keys():  # inference never reads it, other tools expect it
+        weights[name] = before[name]
     file = options.folder / "model.safetensors"
     save_file(weights, file, metadata={"format": "pt"})
     for other in NANO.glob("*.json"):

@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def error_rate(text: str, right: str) -> float:
-    """Edits over the right text's length, at most 1; runs of blanks and empty lines do not count."""
+    """Edits over the right text's length, at most 1; runs of blanks count as one."""
     lines = (re.sub(r"\s+", " ", line).strip() for line in text.splitlines())
     return min(1.0, distance("\n".join(line for line in lines if line), right) / len(right))
 
