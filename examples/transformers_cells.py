@@ -66,7 +66,7 @@ def show(*pictures):
 show(image)
 print(response)"""),
     md("""
-All six values are right. The lowest is FY19, not FY20: `nano` often gets this sentence wrong."""),
+All six values are right, and so are the highest, the lowest and the trend."""),
     md("## How-to: title and author of a book"),
     code(howto_cells.BOOK),
     code("""
@@ -85,7 +85,7 @@ end. Without the argument every id stops that should:
 show(image_1, image_2)
 print(response)"""),
     md("""
-That is right. `nano` compares only scenes of shapes, and is wrong about one pair in four.
+That is right. `nano` compares drawn scenes, charts, covers and short texts.
 
 [transformers.md](../docs/transformers.md) tells of batches, pipelines, streaming and LoRA.
 [The other notebook](phi3_vision.ipynb) asks the same questions through phisight's own

@@ -21,7 +21,7 @@ QUOTED_SHA256 = "aade11f67e0d5c29c5898782500e8b60594efb25ae9dfd97766a4bbc5934524
 ANSWERS = [
     'This is a bar chart titled "Data Center Revenue". It shows FY19 $2.9B, FY20 $3.0B, '
     "FY21 $6.7B, FY22 $10.6B, FY23 $15.0B, FY24 $47.5B. The highest is FY24 ($47.5B) and the "
-    "lowest is FY20 ($3.0B). It rises over the whole range.",
+    "lowest is FY19 ($2.9B). It rises over the whole range.",
     # The second snippet keeps special tokens, and nano's eos token is the one that ends a turn.
     'The title of the book is "ALONE" and the author is Morgan Maxwell.<|end|>',
     "The first image shows a green circle, a blue square and an orange triangle, while the second "
