@@ -1,6 +1,6 @@
 """Train nano on, from the weights in a folder.
 
-    python training/train.py --materials .materials --seconds 500 --total 1500 --state /tmp/state.pt
+    python training/train.py --materials .materials --seconds 500 --total 1500 --state S --log L
 
 One run is one piece of a whole of `--total` seconds, over which the learning rate rises, stays and
 falls; the next piece goes on from `--state` (weights, both optimizers, the step) where that file is
