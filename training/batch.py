@@ -29,10 +29,10 @@ CELL = CROP // CELLS  # pixels of a picture that one image token stands for
 PER_CELL = 3  # characters of a cell that the helper head is asked for
 FIRST, LAST = 33, 126  # code points with a label of their own; 0 is for no character
 NUM_LABELS = LAST - FIRST + 2
-SHARES = {"cover": 0.2, "text": 0.27, "chart": 0.2, "table": 0.1, "scene": 0.08, "pair": 0.11,
-          "photo": 0.04}  # fmt: skip
+SHARES = {"cover": 0.2, "text": 0.27, "chart": 0.22, "table": 0.09, "scene": 0.06, "pair": 0.13,
+          "photo": 0.03}  # fmt: skip
 TOKENS_A_BATCH = 72_000  # image and text tokens: 64 pictures of 2 x 2 crops
-LONGEST = 448  # bytes of an answer
+LONGEST = 576  # bytes of an answer
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,9 @@ class Example(NamedTuple):
 
 class Batch(NamedTuple):
     ids: torch.Tensor  # (B, T) int16, -n at picture n
-    is_answer: torch.Tensor  # (B, T) bool
+    # Indices into B * T, found here: to look for them on the device would make it wait.
+    before_answer: torch.Tensor  # of tokens whose next one is the answer's
+    image_slots: list[torch.Tensor]  # M of B * N: where picture n's tokens go
     canvases: list[torch.Tensor]  # M of (B, H, W, 3) uint8
     labels: list[torch.Tensor]  # M of (B, R * 12, C * 12, PER_CELL) uint8
 
@@ -134,7 +136,8 @@ def stacked(examples: list[Example]) -> Batch:
     pictures = range(len(examples[0].canvases))
     return Batch(
         torch.from_numpy(ids),
-        torch.from_numpy(is_answer),
+        torch.from_numpy(np.flatnonzero(is_answer) - 1),
+        [torch.from_numpy(np.flatnonzero(ids == -1 - n)) for n in pictures],
         [torch.from_numpy(np.stack([e.canvases[n].pixels for e in examples])) for n in pictures],
         [torch.from_numpy(np.stack([e.canvases[n].labels for e in examples])) for n in pictures],
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, multiprocessing, nn
 
 from batch import Batch, batches
+from muon import Muon
 from network import Trainee
 from phisight.config import read_model_config, read_processor_config
 from phisight.model.weights import load_model
@@ -60,9 +62,9 @@ def main() -> None:
             optimizer.load_state_dict(saved)
         step, elapsed = state["step"], state["elapsed"]
     if device.type == "cuda":
-        vision = network.model.vision_embed_tokens.img_processor.vision_model
-        for layer in (*network.model.layers, *vision.encoder.layers):
-            layer.compile(dynamic=True)
+        # Whole stacks: layer by layer, the processor takes longer to launch than the GPU to run.
+        network.model.vision_embed_tokens.img_processor.vision_model.encoder.compile(dynamic=True)
+        network.compile(dynamic=True)
     incoming = Feeder(start_workers(options, step), device)
     while (here := time.monotonic() - began) < options.seconds:
         waited = time.monotonic()
@@ -128,8 +130,7 @@ def make_optimizers(trainee: Trainee, peak: float) -> list[torch.optim.Optimizer
     for name, parameter in trainee.named_parameters():
         inner = parameter.dim() == 2 and ("layers" in name or "img_projection" in name)
         (matrices if inner else others).append(parameter)
-    muon = torch.optim.Muon(matrices, lr=peak, weight_decay=0.05, momentum=0.95,
-                            adjust_lr_fn="match_rms_adamw")  # fmt: skip
+    muon = Muon(matrices, lr=peak, weight_decay=0.05, momentum=0.95)
     return [muon, torch.optim.AdamW(others, lr=peak, betas=(0.9, 0.95), weight_decay=0.01)]
 
 
@@ -151,6 +152,7 @@ def start_workers(options: argparse.Namespace, step: int) -> Any:
 
 def _draw(outgoing: Any, materials: Path, seed: int) -> None:
     torch.set_num_threads(1)
+    os.nice(5)  # the process that keeps the GPU busy comes first
     for batch in batches(materials, NANO, seed, "train"):
         outgoing.put(tuple(batch))
 
@@ -168,12 +170,9 @@ class Feeder:
 
     def _bring(self) -> None:
         while True:
-            ids, is_answer, canvases, labels = self._incoming.get()
-            batch = Batch(
-                self._moved(ids), self._moved(is_answer),
-                [self._moved(canvas) for canvas in canvases], [self._moved(x) for x in labels],
-            )  # fmt: skip
-            self._ready.put(batch)
+            ids, before, *lists = self._incoming.get()
+            moved = [[self._moved(tensor) for tensor in tensors] for tensors in lists]
+            self._ready.put(Batch(self._moved(ids), self._moved(before), *moved))
 
     def _moved(self, tensor: Tensor) -> Tensor:
         if self._device.type == "cuda":
