@@ -52,6 +52,15 @@ class Figures:
     def title_sentence(self) -> str:
         return f'a {NAMES[self.kind]} titled "{self.title}"'
 
+    def body(self) -> str:
+        """All labels and values."""
+        rows = []
+        for name, row in zip(self.series, self.values, strict=True):
+            points = zip(self.labels, map(self.shown, row), strict=True)
+            of = f"for {name} " if name else ""
+            rows.append(of + ", ".join(f"{label} {shown}" for label, shown in points))
+        return "; ".join(rows)
+
     def description(self) -> str:
         points = [
             (self.shown(value), label, name, value)
@@ -60,19 +69,9 @@ class Figures:
         ]
         high = max(points, key=lambda point: point[3])
         low = min(points, key=lambda point: point[3])
-        if len(self.series) == 1:
-            body = ", ".join(f"{label} {shown}" for shown, label, _, _ in points)
-        else:
-            body = "; ".join(
-                f"for {name} "
-                + ", ".join(
-                    f"{label} {shown}" for shown, label, owner, _ in points if owner == name
-                )
-                for name in self.series
-            )
         sentences = [
             f"This is {self.title_sentence()}.",
-            f"It shows {body}.",
+            f"It shows {self.body()}.",
             f"The highest is {_place(high)} ({high[0]})",
             f"and the lowest is {_place(low)} ({low[0]}).",
         ]
@@ -143,8 +142,11 @@ def random_figures(hand: Hand) -> Figures:
         rows = [_row(hand, count, step * r.randint(4, 6), step / 2) for _ in series]
     if len(series) == 1 and hand.chance(0.4):
         rows = [sorted(rows[0], reverse=hand.chance(0.3))]
+    if kind == "pie":  # told from the largest on: a pie has no first slice
+        rows = [sorted(rows[0], reverse=True)]
     everything = [value for row in rows for value in row]
-    if everything.count(max(everything)) > 1 or everything.count(min(everything)) > 1:
+    alike = any(everything.count(end) > 1 for end in (max(everything), min(everything)))
+    if alike or (kind == "pie" and len(set(everything)) < count):
         return random_figures(hand)
     values = tuple(map(tuple, rows))
     title = _title(hand)

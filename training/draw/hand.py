@@ -84,6 +84,14 @@ class Hand:
                 return ink
         return (0, 0, 0) if brightness(ground) > 128 else (255, 255, 255)
 
+    def inks(self, ground: Color, count: int) -> list[Color]:
+        """Colours that can be told from the ground and from one another."""
+        found: list[Color] = []
+        for _ in range(count):
+            ink = max((self.ink(ground, 40) for _ in range(4)), key=lambda ink: _apart(ink, found))
+            found.append(ink)
+        return found
+
     def ink_at(self, sheet: Sheet, x: float, y: float, length: float, font: Font) -> Color:
         """A colour that can be read where this text is to stand; a plate is laid if none can."""
         box = [round(v) for v in (x - 4, y, x + length + 4, y + font.size * 1.2)]
@@ -150,8 +158,13 @@ class Hand:
         return Sheet(sheet), ground
 
 
-def brightness(color: Color) -> float:
+def brightness(color: tuple[float, float, float]) -> float:
     return 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2]
+
+
+def _apart(color: Color, others: list[Color]) -> int:
+    return min((sum(abs(a - b) for a, b in zip(color, other, strict=True)) for other in others),
+               default=0)  # fmt: skip
 
 
 def _part(items: list[str], split: str) -> list[str]:

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 from PIL import Image
 
 from draw.figures import Figures
-from draw.hand import Hand
+from draw.hand import Hand, brightness
 from draw.sheet import Mark, Sheet
 
 DPI = 100
@@ -45,25 +45,51 @@ class Plot:
             figure.set_facecolor([v / 255 for v in hand.color(225, 255)])
         self.colors: list[Any] = [f"C{i}" for i in range(10)]
         if hand.chance(0.5):
-            inks = [hand.ink((255, 255, 255), 50) for _ in range(10)]
+            inks = hand.inks((255, 255, 255), 10)
             self.colors = [tuple(v / 255 for v in ink) for ink in inks]
         large = FontProperties(fname=hand.font_path(), size=size * r.uniform(1.1, 1.5))
         self.texts = [self.axes.set_title(figures.title, fontproperties=large)]
 
     def pie(self) -> None:
-        row = self.figures.values[0]
+        figures, r, row = self.figures, self.hand.random, self.figures.values[0]
         names = [
-            f"{label} {self.figures.shown(value)}"
-            for label, value in zip(self.figures.labels, row, strict=True)
+            f"{label} {figures.shown(value)}"
+            for label, value in zip(figures.labels, row, strict=True)
         ]
-        self.texts += self.axes.pie(
-            row,
-            labels=names,
+        how = r.choice(("beside", "beside", "apart", "inside", "listed"))
+        order = list(range(len(row)))
+        if self.hand.chance(0.6):
+            r.shuffle(order)
+        beside = {"beside": names, "apart": figures.labels}.get(how)
+        made = self.axes.pie(
+            [row[i] for i in order],
+            labels=None if beside is None else [beside[i] for i in order],
             colors=self.colors,
-            startangle=self.hand.random.uniform(0, 360),
+            startangle=90 if self.hand.chance(0.4) else r.uniform(0, 360),
+            counterclock=self.hand.chance(0.5),
+            autopct="%.0f%%" if how in ("apart", "inside") else None,
             textprops={"fontproperties": self.face},
+            wedgeprops={"width": r.choice((1, 1, 0.5)) * 0.8},
+            pctdistance=r.uniform(0.6, 0.7),
             radius=0.8,
-        )[1]
+        )
+        for texts in made[1:]:
+            self.texts += texts
+        for wedge, text in zip(made[0], made[2] if len(made) > 2 else (), strict=False):
+            red, green, blue, _ = wedge.get_facecolor()
+            dark = brightness((255 * red, 255 * green, 255 * blue)) < 120
+            text.set_color("white" if dark else "black")
+        if beside is None:
+            keys = names if how == "listed" else figures.labels
+            where = r.choice(("center left", "center right", "lower center"))
+            # Beyond the axes' edge, or the pie would be under it.
+            at = {"center left": (1, 0.5), "center right": (0, 0.5)}.get(where, (0.5, -0.12))
+            count = len(row) if where == "lower center" else 1
+            legend = self.axes.legend(
+                made[0], [keys[i] for i in order], prop=self.face, loc=where,
+                bbox_to_anchor=at, ncols=count, frameon=False,
+            )  # fmt: skip
+            self.texts += legend.get_texts()
 
     def series(self) -> None:
         figures, places = self.figures, range(len(self.figures.labels))
