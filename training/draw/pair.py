@@ -1,4 +1,7 @@
-"""Two pictures to be compared: scenes, charts, covers, texts, or two of different kinds."""
+"""Two pictures to be compared: scenes, charts, covers, texts, or two of different kinds.
+
+An answer first says all that each picture shows, so that what differs can be told from the words.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from draw.scene import (
     draw_scene,
     random_name,
     random_things,
-    without_places,
+    with_places,
 )
 from draw.sheet import Drawn, Sheet, Turn
 
@@ -31,9 +34,9 @@ SAME = "there is none"
 
 def pair(hand: Hand, width: int, height: int) -> Drawn:
     k = hand.random.random()
-    if k < 0.5:
+    if k < 0.42:
         return scenes(hand, width, height)
-    if k < 0.68:
+    if k < 0.66:
         return charts(hand, width, height)
     if k < 0.82:
         return covers(hand, width, height)
@@ -60,43 +63,39 @@ def scenes(hand: Hand, width: int, height: int) -> Drawn:
     place = PLACES[old.place]
     color, _, shape = old.name.partition(" ")
     new = Thing(old.place, random_name(hand, 0.5))
-    if color in COLORS and k < 0.25:
+    if color in COLORS and k < 0.22:
         new = Thing(old.place, f"{r.choice(list(COLORS))} {shape}")
     free = [n for n in range(9) if n not in [thing.place for thing in before]]
-    if k < 0.5 and new.name != old.name:
+    if k < 0.45 and new.name != old.name:
         after[i] = new
-        other, _, new_shape = new.name.partition(" ")
-        if color in COLORS and other in COLORS and new_shape == shape:
-            difference = f"the {shape} at the {place} changes from {color} to {other}"
-        else:
-            difference = f"the {old.name} at the {place} becomes {new.noun}"
-    elif k < 0.65 and len(before) > 1:
+        difference = f"the {old.name} at the {place} becomes {new.noun}"
+    elif k < 0.58 and len(before) > 1:
         after.pop(i)
         difference = f"the {old.name} at the {place} is gone"
-    elif k < 0.78:
+    elif k < 0.7:
         added = Thing(r.choice(free), random_name(hand, 0.5))
         after = sorted([*after, added])
         difference = f"{added.noun} appears at the {PLACES[added.place]}"
-    elif k < 0.88 and [thing.name for thing in before].count(old.name) == 1:
+    elif k < 0.8 and [thing.name for thing in before].count(old.name) == 1:
         moved = Thing(r.choice(free), old.name)
         after = sorted([*(thing for thing in before if thing != old), moved])
         difference = f"the {old.name} moves from the {place} to the {PLACES[moved.place]}"
     else:
         difference = f"{SAME}, they show the same objects"
     sheets = [draw_scene(hand, things, width, height) for things in (before, after)]
-    return Drawn(sheets, _turns(without_places(before), without_places(after), difference))
+    return Drawn(sheets, _turns(with_places(before), with_places(after), difference))
 
 
 def charts(hand: Hand, width: int, height: int) -> Drawn:
     while True:
-        before = replace(random_figures(hand))
+        before = random_figures(hand)
         if before.kind == "pie" or len(before.series) > 1:
             continue
         after, difference = _changed(hand, before)
         sheets = [draw_figures(hand, figures, width, height) for figures in (before, after)]
         drawn = [sheet for sheet in sheets if sheet is not None]
         if len(drawn) == 2:
-            names = [figures.title_sentence() for figures in (before, after)]
+            names = [f"{f.title_sentence()} with {f.body()}" for f in (before, after)]
             return Drawn(drawn, _turns(names[0], names[1], difference))
 
 
@@ -140,7 +139,7 @@ def texts(hand: Hand, width: int, height: int) -> Drawn:
     words = [hand.word() for _ in range(hand.random.randint(2, 7))]
     other, i = list(words), hand.random.randrange(len(words))
     difference = f"{SAME}, the texts are the same"
-    if hand.chance(0.8):
+    if hand.chance(0.7):
         other[i] = hand.word()
         difference = f'"{words[i]}" becomes "{other[i]}"'
         if other[i] == words[i]:
@@ -172,7 +171,7 @@ def kinds(hand: Hand, width: int, height: int) -> Drawn:
     things, book = random_things(hand, hand.random.randint(1, 3)), random_book(hand)
     by = "" if book.author is None else f" by {book.author}"
     both = [
-        (draw_scene(hand, things, width, height), without_places(things)),
+        (draw_scene(hand, things, width, height), with_places(things)),
         (draw_cover(hand, book, width, height), f'the book "{book.title}"{by}'),
     ]
     hand.random.shuffle(both)

@@ -70,10 +70,6 @@ def with_places(things: list[Thing]) -> str:
     return joined([f"{thing.noun} at the {PLACES[thing.place]}" for thing in things])
 
 
-def without_places(things: list[Thing]) -> str:
-    return joined([thing.noun for thing in things])
-
-
 def joined(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
