@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from PIL import Image
+
 from draw.figures import Figures, nice_step, random_figures
 from draw.hand import Hand, brightness
 from draw.sheet import Color, Drawn, Font, Sheet
@@ -39,8 +41,7 @@ class Chart:
             dark = hand.chance(0.12)
             ground = hand.color(8, 45) if dark else hand.color(228, 255)
             ground = (255, 255, 255) if hand.chance(0.5) and not dark else ground
-            self.sheet = Sheet(hand.paper(width, height)[0].image)
-            self.sheet.image.paste(ground, (0, 0, width, height))
+            self.sheet = Sheet(Image.new("RGB", (width, height), ground))
             self.ground: Color = ground
         else:
             self.sheet, self.ground = hand.paper(width, height)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from draw.hand import Hand
+from draw.jacket import draw_jacket
 from draw.ornament import ornament
 from draw.sheet import Drawn, Sheet, Turn
 from draw.text import COMMON, READ
@@ -25,6 +26,7 @@ EXTRAS = (
     "A Novel", "Bestseller", "Second Edition", "A Memoir", "Volume {}", "Poems", "Stories",
     "Book {} of the series", "With a new preface", "The international bestseller", "{}th edition",
 )  # fmt: skip
+JACKETS = 0.55  # share of covers in the other layout
 JOINERS = ("of the", "of", "and the", "and", "in the", "in", "to", "without", "for", "at")
 
 
@@ -86,6 +88,12 @@ def cover(hand: Hand, width: int, height: int) -> Drawn:
 
 
 def draw_cover(hand: Hand, book: Book, width: int, height: int) -> Sheet:
+    if hand.chance(JACKETS):
+        return draw_jacket(hand, book, width, height)
+    return _plain(hand, book, width, height)
+
+
+def _plain(hand: Hand, book: Book, width: int, height: int) -> Sheet:
     r = hand.random
     sheet, ground = hand.paper(width, height)
     for _ in range(hand.random.randint(1, 3) if hand.chance(0.65) else 0):

@@ -61,7 +61,7 @@ class Plot:
         if self.hand.chance(0.6):
             r.shuffle(order)
         beside = {"beside": names, "apart": figures.labels}.get(how)
-        made = self.axes.pie(
+        wedges, *texts = self.axes.pie(
             [row[i] for i in order],
             labels=None if beside is None else [beside[i] for i in order],
             colors=self.colors,
@@ -73,9 +73,9 @@ class Plot:
             pctdistance=r.uniform(0.6, 0.7),
             radius=0.8,
         )
-        for texts in made[1:]:
-            self.texts += texts
-        for wedge, text in zip(made[0], made[2] if len(made) > 2 else (), strict=False):
+        for some in texts:
+            self.texts += some
+        for wedge, text in zip(wedges, texts[1] if len(texts) > 1 else (), strict=False):
             red, green, blue, _ = wedge.get_facecolor()
             dark = brightness((255 * red, 255 * green, 255 * blue)) < 120
             text.set_color("white" if dark else "black")
@@ -86,7 +86,7 @@ class Plot:
             at = {"center left": (1, 0.5), "center right": (0, 0.5)}.get(where, (0.5, -0.12))
             count = len(row) if where == "lower center" else 1
             legend = self.axes.legend(
-                made[0], [keys[i] for i in order], prop=self.face, loc=where,
+                wedges, [keys[i] for i in order], prop=self.face, loc=where,
                 bbox_to_anchor=at, ncols=count, frameon=False,
             )  # fmt: skip
             self.texts += legend.get_texts()

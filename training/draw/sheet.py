@@ -61,17 +61,29 @@ class Sheet:
         """All lines from top to bottom, where each stands alone at its height."""
         return "\n".join(text for _, text in sorted(self.lines))
 
-    def text(self, x: float, y: float, text: str, font: Font, fill: Color) -> None:
-        """One line, its box beginning at (x, y)."""
-        self.pen.text((x, y), text, font=font, fill=fill)
+    def text(
+        self, x: float, y: float, text: str, font: Font, fill: Color, *, spacing: float = 0.0
+    ) -> None:
+        """One line, its box beginning at (x, y), `spacing` pixels more after each character."""
+        if not spacing:
+            self.pen.text((x, y), text, font=font, fill=fill)
         self.lines.append((y, text))
         middle = y + sum(font.getmetrics()) / 2
         widths = [_width(font, character) for character in text]
-        kerned = font.getlength(text) / max(1.0, sum(widths))
+        kerned = 1.0 if spacing else font.getlength(text) / max(1.0, sum(widths))
         for character, width in zip(text, widths, strict=True):
+            if spacing:
+                self.pen.text((x, y), character, font=font, fill=fill)
             if character != " ":
                 self.marks.append(Mark(x + width * kerned / 2, middle, character))
-            x += width * kerned
+            x += width * kerned + spacing
+
+
+def spaced_length(font: Font, text: str, spacing: float) -> float:
+    """How far a line reaches that is written with this spacing."""
+    if not spacing:
+        return font.getlength(text)
+    return sum(_width(font, character) for character in text) + spacing * (len(text) - 1)
 
 
 class Turn(NamedTuple):

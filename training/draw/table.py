@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from PIL import Image
+
 from draw.hand import Hand
 from draw.sheet import Color, Drawn, Sheet, Turn
 from draw.text import READ as OCR
@@ -40,10 +42,11 @@ def _table(hand: Hand, width: int, height: int) -> Drawn | None:
     text = markdown(rows)
     if len(text) > MOST or len(set(head)) < columns:
         return None
-    sheet, ground = hand.paper(width, height)
     if hand.chance(0.6):
         ground = (255, 255, 255) if hand.chance(0.6) else hand.color(225, 255)
-        sheet.image.paste(ground, (0, 0, width, height))
+        sheet = Sheet(Image.new("RGB", (width, height), ground))
+    else:
+        sheet, ground = hand.paper(width, height)
     style = Style.random(hand, ground, kinds)
     if not _draw(hand, sheet, style, rows):
         return None
