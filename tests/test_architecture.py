@@ -89,6 +89,7 @@ LIBRARIES: dict[str, set[str]] = {
     "typer": {"cli"},
     "rich": {"cli"},
     "transformers": {"hf"},
+    "triton": {"kernels"},
     "fastapi": {"server"},
     "starlette": {"server"},
     "pydantic": {"server"},

@@ -13,6 +13,7 @@ import torch
 from phisight.engine.blocks import BlockPool
 from phisight.engine.cache import PagedCache, bytes_per_block
 from phisight.engine.capacity import CHUNK_CROPS, CacheShape, cache_shape, check_fits, chunk_tokens
+from phisight.engine.graphs import Decoder
 from phisight.engine.images import ImageCache
 from phisight.engine.job import Job
 from phisight.engine.request import Request, StepOutput
@@ -22,6 +23,7 @@ from phisight.engine.scheduler import Limits, Plan, Scheduler
 from phisight.engine.sequence import Sequence
 from phisight.engine.speculation import lookup
 from phisight.errors import BudgetError
+from phisight.kernels import has_fused
 from phisight.model.memory import is_out_of_memory
 from phisight.model.phi3v import Crops, EncodedImage, Phi3V
 from phisight.params import EngineConfig
@@ -37,10 +39,14 @@ class Engine:
         self.shape = shape or cache_shape(model, self.config)
         self.images = ImageCache(self.config.image_memory * 2**30)
         num_blocks, size = self.shape.num_blocks, self.shape.block_size
+        # One block more than is lent: a decode step's rows without a sequence write there.
         cache = PagedCache(
-            model.config, num_blocks, size, device=model.device, dtype=self.shape.dtype
+            model.config, num_blocks + 1, size, device=model.device, dtype=self.shape.dtype
         )
-        self._runner = Runner(model, cache, self.images)
+        decoder = None
+        if has_fused(model.device):
+            decoder = Decoder(model, cache, self.config.max_batch, spare=num_blocks)
+        self._runner = Runner(model, cache, self.images, decoder)
         limits = Limits(
             max_batch=self.config.max_batch,
             chunk_tokens=chunk_tokens(self.config, model.device),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from phisight.engine.cache import PagedCache, Part
+from phisight.engine.graphs import Decoder, Row
 from phisight.engine.images import ImageCache
 from phisight.engine.scheduler import Slice
 from phisight.model.phi3v import Crops, Phi3V
@@ -31,9 +32,11 @@ class Rows:
 class Runner:
     """One model, its cache and its pictures."""
 
-    def __init__(self, model: Phi3V, cache: PagedCache, images: ImageCache) -> None:
+    def __init__(
+        self, model: Phi3V, cache: PagedCache, images: ImageCache, decoder: Decoder | None
+    ) -> None:
         self._model, self._rope = model, model.rope()
-        self._cache, self._images = cache, images
+        self._cache, self._images, self._decoder = cache, images, decoder
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Crops]) -> None:
@@ -47,6 +50,12 @@ class Runner:
         and after each of their guesses."""
         model, device = self._model, self._model.device
         self._cache.clear(new_blocks)
+        if self._decoder is not None and all(map(_is_one_token, slices)):
+            tokens = [
+                Row(s.ids[-1], len(s), s.is_long, s.blocks)
+                for s in (part.sequence for part in slices)
+            ]
+            return Rows(self._decoder.step(tokens), [range(i, i + 1) for i in range(len(tokens))])
         slots: list[int] = []
         pieces: list[Tensor] = []
         positions: list[int] = []
@@ -89,3 +98,8 @@ class Runner:
             numbers[-number - 1] = last - len(pieces)
         ids = [numbers.get(token, token) for token in sequence.ids[part.start : stop]]
         return [*ids, *part.guesses], pieces
+
+
+def _is_one_token(part: Slice) -> bool:
+    """Whether it reads a sequence's last token, and that one is no picture's."""
+    return part.count == 1 and part.gives_token and not part.guesses and part.sequence.ids[-1] >= 0

@@ -52,7 +52,7 @@ def write_pages(store: Tensor, blocks: Tensor, offsets: Tensor, x: Tensor) -> No
 
 def read_pages(store: Tensor, blocks: Tensor, stored: int, dtype: torch.dtype) -> Tensor:
     """(H, stored, d): a sequence's keys or values, copied out of its blocks."""
-    return _gathered(store, blocks, dtype).transpose(0, 1).flatten(1, 2)[:, :stored]
+    return gathered(store, blocks, dtype).transpose(0, 1).flatten(1, 2)[:, :stored]
 
 
 def attend_pages(q: Tensor, keys: Tensor, values: Tensor, pages: Pages) -> Tensor:
@@ -71,7 +71,7 @@ def attend_pages_gathered(q: Tensor, keys: Tensor, values: Tensor, pages: Pages)
     heads, head_dim = q.shape[1:]
     # (S, M, H, B, d) to (S * H, M * B, d)
     k, v = (
-        _gathered(store, pages.table, q.dtype).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+        gathered(store, pages.table, q.dtype).transpose(1, 2).flatten(2, 3).flatten(0, 1)
         for store in (keys, values)
     )
     # Products rather than scaled_dot_product_attention: on an H200 its split kernel rounds
@@ -98,8 +98,8 @@ def _attend_parts(
 ) -> Tensor:
     """(H, 1, d) scaled queries over one sequence to (H, d)."""
     heads, size = keys.shape[1:3]
-    k = [_gathered(keys, part, q.dtype).flatten(0, 1) for part in parts]
-    v = [_gathered(values, part, q.dtype).flatten(0, 1) for part in parts]
+    k = [gathered(keys, part, q.dtype).flatten(0, 1) for part in parts]
+    v = [gathered(values, part, q.dtype).flatten(0, 1) for part in parts]
     # The query on the left: keys @ q takes oneDNN 1.3 times as long in bfloat16, 2 in float32.
     # (blocks * H, 1, B) each, as one (blocks, H, B)
     scores = [torch.bmm(q.repeat(len(part) // heads, 1, 1), part.transpose(1, 2)) for part in k]
@@ -119,11 +119,11 @@ def _attend_parts(
     return mixed.to(q.dtype)
 
 
-def _gathered(store: Tensor, blocks: slice | Tensor, dtype: torch.dtype) -> Tensor:
+def gathered(store: Tensor, blocks: slice | Tensor, dtype: torch.dtype) -> Tensor:
     """store[blocks] in a dtype to compute with."""
     if store.dtype.itemsize == 1:
         return store.view(torch.uint8)[blocks].view(store.dtype).to(dtype)
-    return store[blocks]
+    return store[blocks].to(dtype)
 
 
 def _block_bytes(store: Tensor) -> int:

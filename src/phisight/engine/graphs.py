@@ -1,0 +1,124 @@
+"""Decode steps, one token of each sequence, without the modules' many small kernels.
+
+Owns the order of operations of such a step, and on CUDA its graphs: one for each of a few batch
+sizes, captured when first used, all over the same buffers. Ids, lengths and block tables are put
+into those; everything else follows from them on the device.
+
+Dimensions: S sequences, padded to a batch size; M blocks of the longest context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from phisight.engine.cache import PagedCache
+from phisight.kernels import operations
+from phisight.model.decoder import DecoderLayer, widened
+from phisight.model.phi3v import Phi3V
+
+
+class Row(NamedTuple):
+    """The last token of a sequence of `length` tokens, to be read."""
+
+    token_id: int
+    length: int
+    is_long: bool
+    blocks: Sequence[int]
+
+
+class Decoder:
+    """`spare` is a block that no sequence holds: what rows without a sequence write goes there."""
+
+    def __init__(self, model: Phi3V, cache: PagedCache, max_batch: int, *, spare: int) -> None:
+        self._model, self._cache, self._spare = model, cache, spare
+        self._rope, self._operations = model.rope(), operations(model.device)
+        on_cuda = model.device.type == "cuda"
+        most = batch_sizes(max_batch)[-1]
+        width = -(-model.config.max_positions // cache.block_size)
+        # A copy on the host of what is on the device; pinned, so that copying waits for nothing.
+        self._host = torch.zeros(3, most, dtype=torch.int32, pin_memory=on_cuda)
+        self._host_table = torch.full((most, width), spare, dtype=torch.int32, pin_memory=on_cuda)
+        self._inputs = self._host.to(model.device)  # ids, lengths, whether long
+        self._table = self._host_table.to(model.device)
+        self._held: list[list[int]] = [[] for _ in range(most)]  # blocks of each row's table
+        self._sizes = batch_sizes(max_batch)
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+
+    @torch.inference_mode()
+    def step(self, tokens: Sequence[Row]) -> Tensor:
+        """Store every token's keys and values; (S, V) logits after each, good until the next step.
+
+        At most as many tokens as `max_batch`.
+        """
+        size = next(size for size in self._sizes if size >= len(tokens))
+        self._put(tokens, size)
+        if self._model.device.type != "cuda":
+            return self._logits(size)[: len(tokens)]
+        if size not in self._graphs:
+            self._graphs[size] = self._captured(size)
+        graph, logits = self._graphs[size]
+        graph.replay()
+        return logits[: len(tokens)]
+
+    def _put(self, tokens: Sequence[Row], size: int) -> None:
+        rest = size - len(tokens)
+        ids = [token.token_id for token in tokens] + [0] * rest
+        lengths = [token.length for token in tokens] + [1] * rest
+        are_long = [int(token.is_long) for token in tokens] + [0] * rest
+        self._host[:, :size] = torch.tensor([ids, lengths, are_long], dtype=torch.int32)
+        self._inputs[:, :size].copy_(self._host[:, :size], non_blocking=True)
+        for row in range(size):
+            blocks = list(tokens[row].blocks) if row < len(tokens) else [self._spare]
+            if blocks != self._held[row]:
+                part = (row, slice(0, len(blocks)))
+                self._host_table[part] = torch.tensor(blocks, dtype=torch.int32)
+                self._table[part].copy_(self._host_table[part], non_blocking=True)
+                self._held[row] = blocks
+
+    def _captured(self, size: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        """A graph of the step at one batch size, and where its logits will be."""
+        beside = torch.cuda.Stream()
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            self._logits(size)  # kernels are compiled and libraries set up outside the capture
+        torch.cuda.current_stream().wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        pool = next((graph.pool() for graph, _ in self._graphs.values()), None)
+        with torch.cuda.graph(graph, pool=pool):
+            logits = self._logits(size)
+        return graph, logits
+
+    def _logits(self, size: int) -> Tensor:
+        model, cache, run = self._model, self._cache, self._operations
+        ids, lengths, is_long = (row[:size] for row in self._inputs)
+        table = self._table[:size]
+        x = model.model.embed_tokens(ids)  # (S, D)
+        angles = self._rope.rotation_at((lengths - 1)[:, None], is_long.bool(), x.dtype)
+        cos, sin = angles.cos[:, 0].contiguous(), angles.sin[:, 0].contiguous()  # (S, d)
+        for number, layer in enumerate(model.model.layers):
+            assert isinstance(layer, DecoderLayer)
+            keys, values = cache.keys[number], cache.values[number]
+            attention, mlp = layer.self_attn, layer.mlp
+            norm = layer.input_layernorm
+            qkv = run.linear(run.rms_norm(x, norm.weight, norm.eps), attention.qkv_proj.weight)
+            q = run.rotate_and_store(qkv, cos, sin, keys, values, table, lengths)
+            mixed = run.attend_blocks(q, keys, values, table, lengths).flatten(1)
+            x = run.linear(mixed, attention.o_proj.weight, x)
+            norm = layer.post_attention_layernorm
+            gate_up = run.linear(run.rms_norm(x, norm.weight, norm.eps), mlp.gate_up_proj.weight)
+            x = run.linear(run.silu_product(gate_up), mlp.down_proj.weight, x)
+        norm = model.model.norm
+        hidden = run.rms_norm(x, norm.weight, norm.eps)
+        return widened(run.linear(hidden, model.lm_head.weight))
+
+
+def batch_sizes(most: int) -> list[int]:
+    """Powers of two, up to one that holds `most`."""
+    sizes = [1]
+    while sizes[-1] < most:
+        sizes.append(2 * sizes[-1])
+    return sizes

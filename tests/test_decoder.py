@@ -1,0 +1,48 @@
+"""Decode steps of their own against the engine's law, on the CPU without graphs.
+
+`test_gpu` runs the same with kernels and graphs.
+"""
+
+import law
+import micro
+import pytest
+import torch
+
+from phisight.engine import engine as engine_module
+from phisight.engine.cache import PagedCache
+from phisight.engine.graphs import Decoder, Row, batch_sizes
+from phisight.model.phi3v import Phi3V
+
+
+@pytest.fixture(scope="module")
+def small() -> Phi3V:
+    return law.few_tokens(micro.network(micro.config()))
+
+
+@pytest.mark.parametrize("first", range(0, 40, 10))
+def test_law_on_random_mixes(small: Phi3V, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+    step = Decoder.step
+    monkeypatch.setattr(Decoder, "step", lambda self, rows: steps.append(rows) or step(self, rows))
+    monkeypatch.setattr(engine_module, "has_fused", lambda device: True)
+    for seed in range(first, first + 10):
+        law.run(small, seed)
+    assert len(steps) > 100
+
+
+def test_batch_sizes() -> None:
+    assert batch_sizes(1) == [1]
+    assert batch_sizes(5) == [1, 2, 4, 8]
+    assert batch_sizes(32)[-1] == 32
+
+
+def test_rows_without_a_sequence_touch_the_spare_block_alone(small: Phi3V) -> None:
+    cache = PagedCache(small.config, 4, 8, device=small.device, dtype=small.dtype)
+    cache.clear(range(4))
+    decoder = Decoder(small, cache, max_batch=4, spare=3)
+    for blocks in ([0], [0], [2]):
+        logits = decoder.step([Row(5, 1, False, blocks)] * 3)
+        assert logits.shape == (3, small.config.vocab_size)
+        assert torch.equal(logits[0], logits[2])
+    written = cache.keys.abs().amax((0, 2, 3, 4)) > 0
+    assert written.tolist() == [True, False, True, True]
