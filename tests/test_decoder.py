@@ -41,7 +41,8 @@ def test_rows_without_a_sequence_touch_the_spare_block_alone(small: Phi3V) -> No
     cache.clear(range(4))
     decoder = Decoder(small, cache, max_batch=4, spare=3)
     for blocks in ([0], [0], [2]):
-        logits = decoder.step([Row(5, 1, False, blocks)] * 3)
+        logits, plain = decoder.step([Row(5, 1, False, blocks)] * 3)
+        assert plain.tolist()[2] == logits.argmax(-1).tolist()
         assert logits.shape == (3, small.config.vocab_size)
         assert torch.equal(logits[0], logits[2])
     written = cache.keys.abs().amax((0, 2, 3, 4)) > 0

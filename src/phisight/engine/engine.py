@@ -162,7 +162,7 @@ class Engine:
             for job, part, own in zip(jobs, plan.slices, rows.of, strict=True)
             for count in range(len(own))
         ]
-        picks = pick(rows.logits, asked) if asked else []
+        picks = pick(rows.logits, asked, rows.plain) if asked else []
         return [[picks[row] for row in own] for own in rows.of]
 
     def _failed(self, plan: Plan, error: Exception) -> list[StepOutput]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from phisight.engine.cache import PagedCache
+from phisight.engine.sampling import likeliest
 from phisight.kernels import operations
 from phisight.model.decoder import DecoderLayer, widened
 from phisight.model.phi3v import Phi3V
@@ -46,23 +47,25 @@ class Decoder:
         self._table = self._host_table.to(model.device)
         self._held: list[list[int]] = [[] for _ in range(most)]  # blocks of each row's table
         self._sizes = batch_sizes(max_batch)
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
 
     @torch.inference_mode()
-    def step(self, tokens: Sequence[Row]) -> Tensor:
-        """Store every token's keys and values; (S, V) logits after each, good until the next step.
+    def step(self, tokens: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """Store every token's keys and values; (S, V) logits after each, and `likeliest` of them.
 
-        At most as many tokens as `max_batch`.
+        Good until the next step. At most as many tokens as `max_batch`.
         """
-        size = next(size for size in self._sizes if size >= len(tokens))
+        count = len(tokens)
+        size = next(size for size in self._sizes if size >= count)
         self._put(tokens, size)
         if self._model.device.type != "cuda":
-            return self._logits(size)[: len(tokens)]
-        if size not in self._graphs:
-            self._graphs[size] = self._captured(size)
-        graph, logits = self._graphs[size]
-        graph.replay()
-        return logits[: len(tokens)]
+            logits, plain = self._run(size)
+        else:
+            if size not in self._graphs:
+                self._graphs[size] = self._captured(size)
+            graph, logits, plain = self._graphs[size]
+            graph.replay()
+        return logits[:count], plain[:, :count]
 
     def _put(self, tokens: Sequence[Row], size: int) -> None:
         rest = size - len(tokens)
@@ -79,20 +82,20 @@ class Decoder:
                 self._table[part].copy_(self._host_table[part], non_blocking=True)
                 self._held[row] = blocks
 
-    def _captured(self, size: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """A graph of the step at one batch size, and where its logits will be."""
+    def _captured(self, size: int) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
+        """A graph of the step at one batch size, and where its results will be."""
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
-            self._logits(size)  # kernels are compiled and libraries set up outside the capture
+            self._run(size)  # kernels are compiled and libraries set up outside the capture
         torch.cuda.current_stream().wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
-        pool = next((graph.pool() for graph, _ in self._graphs.values()), None)
+        pool = next((graph.pool() for graph, *_ in self._graphs.values()), None)
         with torch.cuda.graph(graph, pool=pool):
-            logits = self._logits(size)
-        return graph, logits
+            logits, plain = self._run(size)
+        return graph, logits, plain
 
-    def _logits(self, size: int) -> Tensor:
+    def _run(self, size: int) -> tuple[Tensor, Tensor]:
         model, cache, run = self._model, self._cache, self._operations
         ids, lengths, is_long = (row[:size] for row in self._inputs)
         table = self._table[:size]
@@ -104,16 +107,16 @@ class Decoder:
             keys, values = cache.keys[number], cache.values[number]
             attention, mlp = layer.self_attn, layer.mlp
             norm = layer.input_layernorm
-            qkv = run.linear(run.rms_norm(x, norm.weight, norm.eps), attention.qkv_proj.weight)
+            qkv = run.normed_linear(x, norm.weight, norm.eps, attention.qkv_proj.weight)
             q = run.rotate_and_store(qkv, cos, sin, keys, values, table, lengths)
             mixed = run.attend_blocks(q, keys, values, table, lengths).flatten(1)
             x = run.linear(mixed, attention.o_proj.weight, x)
             norm = layer.post_attention_layernorm
-            gate_up = run.linear(run.rms_norm(x, norm.weight, norm.eps), mlp.gate_up_proj.weight)
-            x = run.linear(run.silu_product(gate_up), mlp.down_proj.weight, x)
+            gated = run.gated_linear(x, norm.weight, norm.eps, mlp.gate_up_proj.weight)
+            x = run.linear(gated, mlp.down_proj.weight, x)
         norm = model.model.norm
-        hidden = run.rms_norm(x, norm.weight, norm.eps)
-        return widened(run.linear(hidden, model.lm_head.weight))
+        logits = widened(run.normed_linear(x, norm.weight, norm.eps, model.lm_head.weight))
+        return logits, likeliest(logits, logits)
 
 
 def batch_sizes(most: int) -> list[int]:

@@ -23,10 +23,12 @@ from phisight.model.rope import Rotation
 
 @dataclass(frozen=True)
 class Rows:
-    """Logits of a step, (rows, V), and for each slice which rows are its own."""
+    """Logits of a step, (rows, V), for each slice which rows are its own, and `sampling.likeliest`
+    of them where it has been computed."""
 
     logits: Tensor
     of: list[range]
+    plain: Tensor | None = None
 
 
 class Runner:
@@ -55,7 +57,8 @@ class Runner:
                 Row(s.ids[-1], len(s), s.is_long, s.blocks)
                 for s in (part.sequence for part in slices)
             ]
-            return Rows(self._decoder.step(tokens), [range(i, i + 1) for i in range(len(tokens))])
+            logits, plain = self._decoder.step(tokens)
+            return Rows(logits, [range(i, i + 1) for i in range(len(tokens))], plain)
         slots: list[int] = []
         pieces: list[Tensor] = []
         positions: list[int] = []

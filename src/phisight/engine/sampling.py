@@ -89,22 +89,30 @@ class Sampler:
         return logits
 
 
+def likeliest(logits: Tensor, scores: Tensor) -> Tensor:
+    """(3, R) of (R, V): whether the logits are finite, whether a score is, the best score's id."""
+    best_score, token_ids = scores.max(-1)  # NaN is its own maximum
+    finite = logits.amax(-1).isfinite()
+    return torch.stack([finite.long(), best_score.isfinite().long(), token_ids])
+
+
 def pick(
-    logits: Tensor, rows: Sequence[tuple[Sampler, Sequence[int]]]
+    logits: Tensor,
+    rows: Sequence[tuple[Sampler, Sequence[int]]],
+    plain: Tensor | None = None,
 ) -> list[Pick | CheckpointError | OptionError]:
     """One id for each of (R, V) logits: the likeliest at temperature 0, otherwise drawn.
 
     A row is for the token after a sampler's and some guesses. NaN and infinity give the row's error
-    instead; -inf is a token that never comes.
+    instead; -inf is a token that never comes. `plain` is `likeliest` of the logits as they are,
+    where the step has it.
     """
     given = list(logits)
     changed = [row[0].changed(one, row[1]) for one, row in zip(given, rows, strict=True)]
     same = all(new is old for new, old in zip(changed, given, strict=True))
     scores = logits if same else torch.stack(changed)
-    # NaN is its own maximum. One transfer for all that the host must know.
-    best_score, token_ids = scores.max(-1)
-    known = [logits.amax(-1).isfinite(), best_score.isfinite(), token_ids]
-    finite, possible, best = torch.stack(known).tolist()
+    known = plain if same and plain is not None else likeliest(logits, scores)
+    finite, possible, best = known.tolist()  # one transfer for all that the host must know
     drawn = [i for i, row in enumerate(rows) if row[0].params.temperature and possible[i]]
     if drawn:
         for i, token_id in zip(drawn, _draw(scores[drawn], [rows[i] for i in drawn]), strict=True):

@@ -12,9 +12,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from phisight.kernels import reference
-from phisight.kernels.streamed import streamed_linear, worth_streaming
+from phisight.kernels.streamed import starts_early, stream, worth_streaming
 
 WARPS = 4
 PROGRAMS = 512  # of the attention: some four on each of 132 multiprocessors
@@ -61,16 +62,32 @@ def silu_product(gate_up: Tensor) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, residual: Tensor | None = None) -> Tensor:
     if worth_streaming(x, weight):
-        return streamed_linear(x, weight, residual)
+        return stream(x, weight, residual=residual)
     return reference.linear(x, weight, residual)
+
+
+def normed_linear(x: Tensor, norm: Tensor, eps: float, weight: Tensor) -> Tensor:
+    if worth_streaming(x, weight):
+        return stream(x, weight, norm=(norm, eps))
+    return reference.linear(rms_norm(x, norm, eps), weight)
+
+
+def gated_linear(x: Tensor, norm: Tensor, eps: float, weight: Tensor) -> Tensor:
+    if worth_streaming(x, weight):
+        return stream(x, weight, norm=(norm, eps), gated=True)
+    return silu_product(reference.linear(rms_norm(x, norm, eps), weight))
 
 
 @triton.jit
 def _rotate_and_store(
     qkv, cos, sin, keys, values, table, lengths, rotated, width,
     H: tl.constexpr, B: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     sequence, head = tl.program_id(0), tl.program_id(1)
+    if EARLY:
+        gdc_wait()
+        gdc_launch_dependents()
     last = tl.load(lengths + sequence) - 1
     block = tl.load(table + sequence * width + last // B).to(tl.int64)
     store = ((block * H + head) * B + last % B) * SIZE
@@ -101,10 +118,11 @@ def rotate_and_store(
     lengths: Tensor,
 ) -> Tensor:  # fmt: skip
     rows, (heads, block_size, size) = len(qkv), keys.shape[1:]
-    rotated = qkv.new_empty(rows, heads, size)
+    rotated, early = qkv.new_empty(rows, heads, size), starts_early(qkv.device)
     _rotate_and_store[(rows, heads)](
         qkv, cos, sin, keys, values, table, lengths, rotated, table.stride(0),
-        heads, block_size, size, triton.next_power_of_2(size), _wide(qkv.dtype), num_warps=1,
+        heads, block_size, size, triton.next_power_of_2(size), _wide(qkv.dtype), early,
+        num_warps=1, launch_pdl=early,
     )  # fmt: skip
     return rotated
 
@@ -113,10 +131,13 @@ def rotate_and_store(
 def _attend_part(
     q, keys, values, table, lengths, sums, tops, totals, width, scale,
     H: tl.constexpr, B: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr,
-    SPLITS: tl.constexpr, WIDE: tl.constexpr,
+    SPLITS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One head of one sequence over one part of its blocks: the sum, its maximum and its weight."""
     sequence, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    if EARLY:
+        gdc_wait()
+        gdc_launch_dependents()
     length = tl.load(lengths + sequence)
     blocks = (length + B - 1) // B
     each = (blocks + SPLITS - 1) // SPLITS
@@ -150,9 +171,12 @@ def _attend_part(
 @triton.jit
 def _join_parts(
     sums, tops, totals, out,
-    SIZE: tl.constexpr, PADDED: tl.constexpr, SPLITS: tl.constexpr,
+    SIZE: tl.constexpr, PADDED: tl.constexpr, SPLITS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     row, at, part = tl.program_id(0), tl.arange(0, PADDED), tl.arange(0, SPLITS)
+    if EARLY:
+        gdc_wait()
+        gdc_launch_dependents()
     top = tl.load(tops + row * SPLITS + part)
     share = tl.exp(top - tl.max(top))  # of an empty part 0
     total = tl.sum(share * tl.load(totals + row * SPLITS + part))
@@ -167,15 +191,18 @@ def attend_blocks(
     rows, heads, size = q.shape
     padded = triton.next_power_of_2(size)
     splits = triton.next_power_of_2(max(1, min(MOST_SPLITS, PROGRAMS // (rows * heads))))
-    wide = reference.wide_dtype(q.dtype)
+    wide, early = reference.wide_dtype(q.dtype), starts_early(q.device)
     sums = torch.empty(rows, heads, splits, padded, dtype=wide, device=q.device)
     tops, totals = torch.empty(2, rows, heads, splits, dtype=wide, device=q.device)
     _attend_part[(rows, heads, splits)](
         q, keys, values, table, lengths, sums, tops, totals, table.stride(0), size**-0.5,
-        heads, keys.shape[2], size, padded, splits, _wide(q.dtype), num_warps=WARPS,
+        heads, keys.shape[2], size, padded, splits, _wide(q.dtype), early,
+        num_warps=WARPS, launch_pdl=early,
     )  # fmt: skip
     out = torch.empty_like(q)
-    _join_parts[(rows * heads,)](sums, tops, totals, out, size, padded, splits, num_warps=WARPS)
+    _join_parts[(rows * heads,)](
+        sums, tops, totals, out, size, padded, splits, early, num_warps=WARPS, launch_pdl=early
+    )
     return out
 
 

@@ -36,6 +36,16 @@ def linear(x: Tensor, weight: Tensor, residual: Tensor | None = None) -> Tensor:
     return torch.addmm(residual, x, weight.t())
 
 
+def normed_linear(x: Tensor, norm: Tensor, eps: float, weight: Tensor) -> Tensor:
+    """`linear` of `rms_norm`."""
+    return linear(rms_norm(x, norm, eps), weight)
+
+
+def gated_linear(x: Tensor, norm: Tensor, eps: float, weight: Tensor) -> Tensor:
+    """`silu_product` of `normed_linear`: (S, D) by a (2I, D) weight to (S, I)."""
+    return silu_product(normed_linear(x, norm, eps, weight))
+
+
 def rotate_and_store(
     qkv: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, table: Tensor,
     lengths: Tensor,
