@@ -10,7 +10,7 @@ import torch
 
 from phisight.engine import engine as engine_module
 from phisight.engine.cache import PagedCache
-from phisight.engine.graphs import Decoder, Row, batch_sizes
+from phisight.engine.graphs import Decoder, Row, sizes_up_to
 from phisight.model.phi3v import Phi3V
 
 
@@ -30,10 +30,10 @@ def test_law_on_random_mixes(small: Phi3V, first: int, monkeypatch: pytest.Monke
     assert len(steps) > 100
 
 
-def test_batch_sizes() -> None:
-    assert batch_sizes(1) == [1]
-    assert batch_sizes(5) == [1, 2, 4, 8]
-    assert batch_sizes(32)[-1] == 32
+def test_sizes() -> None:
+    assert sizes_up_to(1) == [1]
+    assert sizes_up_to(5) == [1, 2, 4, 8]
+    assert sizes_up_to(32)[-1] == 32
 
 
 def test_rows_without_a_sequence_touch_the_spare_block_alone(small: Phi3V) -> None:

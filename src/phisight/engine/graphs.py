@@ -1,10 +1,11 @@
-"""Decode steps, one token of each sequence, without the modules' many small kernels.
+"""Small steps, some tokens of some sequences, without the modules' many small kernels.
 
-Owns the order of operations of such a step, and on CUDA its graphs: one for each of a few batch
-sizes, captured when first used, all over the same buffers. Ids, lengths and block tables are put
-into those; everything else follows from them on the device.
+Owns the order of operations of such a step, and on CUDA its graphs: one for each of a few sizes,
+captured when first used, all over the same buffers. Ids, lengths and block tables are put into
+those; everything else follows from them on the device. Keys and values of all rows are written
+before any are read, so that a row may follow another of the same sequence.
 
-Dimensions: S sequences, padded to a batch size; M blocks of the longest context.
+Dimensions: S rows, padded to a size; M blocks of the longest context.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from phisight.kernels import operations
 from phisight.model.decoder import DecoderLayer, widened
 from phisight.model.phi3v import Phi3V
 
+LEAST = 32  # rows that there is room for: a short question about what has been read
+
 
 class Row(NamedTuple):
-    """The last token of a sequence of `length` tokens, to be read."""
+    """A token to be read, the last of `length` ones of its sequence."""
 
     token_id: int
     length: int
@@ -38,7 +41,8 @@ class Decoder:
         self._model, self._cache, self._spare = model, cache, spare
         self._rope, self._operations = model.rope(), operations(model.device)
         on_cuda = model.device.type == "cuda"
-        most = batch_sizes(max_batch)[-1]
+        self._sizes = sizes_up_to(max(max_batch, LEAST))
+        self.most = most = self._sizes[-1]
         width = -(-model.config.max_positions // cache.block_size)
         # A copy on the host of what is on the device; pinned, so that copying waits for nothing.
         self._host = torch.zeros(3, most, dtype=torch.int32, pin_memory=on_cuda)
@@ -46,18 +50,17 @@ class Decoder:
         self._inputs = self._host.to(model.device)  # ids, lengths, whether long
         self._table = self._host_table.to(model.device)
         self._held: list[list[int]] = [[] for _ in range(most)]  # blocks of each row's table
-        self._sizes = batch_sizes(max_batch)
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
 
     @torch.inference_mode()
-    def step(self, tokens: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    def step(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
         """Store every token's keys and values; (S, V) logits after each, and `likeliest` of them.
 
-        Good until the next step. At most as many tokens as `max_batch`.
+        Good until the next step. At most `most` rows.
         """
-        count = len(tokens)
+        count = len(rows)
         size = next(size for size in self._sizes if size >= count)
-        self._put(tokens, size)
+        self._put(rows, size)
         if self._model.device.type != "cuda":
             logits, plain = self._run(size)
         else:
@@ -67,20 +70,20 @@ class Decoder:
             graph.replay()
         return logits[:count], plain[:, :count]
 
-    def _put(self, tokens: Sequence[Row], size: int) -> None:
-        rest = size - len(tokens)
-        ids = [token.token_id for token in tokens] + [0] * rest
-        lengths = [token.length for token in tokens] + [1] * rest
-        are_long = [int(token.is_long) for token in tokens] + [0] * rest
+    def _put(self, rows: Sequence[Row], size: int) -> None:
+        rest = size - len(rows)
+        ids = [row.token_id for row in rows] + [0] * rest
+        lengths = [row.length for row in rows] + [1] * rest
+        are_long = [int(row.is_long) for row in rows] + [0] * rest
         self._host[:, :size] = torch.tensor([ids, lengths, are_long], dtype=torch.int32)
         self._inputs[:, :size].copy_(self._host[:, :size], non_blocking=True)
-        for row in range(size):
-            blocks = list(tokens[row].blocks) if row < len(tokens) else [self._spare]
-            if blocks != self._held[row]:
-                part = (row, slice(0, len(blocks)))
+        for i in range(size):
+            blocks = list(rows[i].blocks) if i < len(rows) else [self._spare]
+            if blocks != self._held[i]:
+                part = (i, slice(0, len(blocks)))
                 self._host_table[part] = torch.tensor(blocks, dtype=torch.int32)
                 self._table[part].copy_(self._host_table[part], non_blocking=True)
-                self._held[row] = blocks
+                self._held[i] = blocks
 
     def _captured(self, size: int) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
         """A graph of the step at one batch size, and where its results will be."""
@@ -91,7 +94,7 @@ class Decoder:
         torch.cuda.current_stream().wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
         pool = next((graph.pool() for graph, *_ in self._graphs.values()), None)
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             logits, plain = self._run(size)
         return graph, logits, plain
 
@@ -119,7 +122,7 @@ class Decoder:
         return logits, likeliest(logits, logits)
 
 
-def batch_sizes(most: int) -> list[int]:
+def sizes_up_to(most: int) -> list[int]:
     """Powers of two, up to one that holds `most`."""
     sizes = [1]
     while sizes[-1] < most:

@@ -52,13 +52,8 @@ class Runner:
         and after each of their guesses."""
         model, device = self._model, self._model.device
         self._cache.clear(new_blocks)
-        if self._decoder is not None and all(map(_is_one_token, slices)):
-            tokens = [
-                Row(s.ids[-1], len(s), s.is_long, s.blocks)
-                for s in (part.sequence for part in slices)
-            ]
-            logits, plain = self._decoder.step(tokens)
-            return Rows(logits, [range(i, i + 1) for i in range(len(tokens))], plain)
+        if self._decoder is not None and (rows := _rows(slices, self._decoder.most)):
+            return _wanted(slices, *self._decoder.step(rows))
         slots: list[int] = []
         pieces: list[Tensor] = []
         positions: list[int] = []
@@ -103,6 +98,34 @@ class Runner:
         return [*ids, *part.guesses], pieces
 
 
-def _is_one_token(part: Slice) -> bool:
-    """Whether it reads a sequence's last token, and that one is no picture's."""
-    return part.count == 1 and part.gives_token and not part.guesses and part.sequence.ids[-1] >= 0
+def _rows(slices: Sequence[Slice], most: int) -> list[Row]:
+    """All tokens of a step; none if they are too many or a picture's are among them."""
+    if sum(part.count + len(part.guesses) for part in slices) > most:
+        return []
+    rows = []
+    for part in slices:
+        sequence = part.sequence
+        ids = [*sequence.ids[part.start : part.start + part.count], *part.guesses]
+        if min(ids) < 0:
+            return []
+        rows += [
+            Row(token_id, length, sequence.is_long, sequence.blocks)
+            for length, token_id in enumerate(ids, start=part.start + 1)
+        ]
+    return rows
+
+
+def _wanted(slices: Sequence[Slice], logits: Tensor, plain: Tensor) -> Rows:
+    """Of every token's logits those that are asked for."""
+    wanted: list[int] = []
+    of, stop = [], 0
+    for part in slices:
+        stop += part.count + len(part.guesses)
+        begin = len(wanted)
+        if part.gives_token:
+            wanted += range(stop - len(part.guesses) - 1, stop)
+        of.append(range(begin, len(wanted)))
+    if len(wanted) < stop:
+        at = torch.tensor(wanted, device=logits.device, dtype=torch.long)
+        logits, plain = logits[at], plain[:, at]
+    return Rows(logits, of, plain)
