@@ -121,6 +121,17 @@ def test_models_lists_what_is_here_and_what_can_be_fetched(root: Path, tmp_path:
     assert [model["name"] for model in record["to_pull"]] == ["phi-3-vision", "phi-3.5-vision"]
 
 
+def test_models_shows_a_card(root: Path, tmp_path: Path) -> None:
+    card = phi("models", "nano").stdout
+    assert card.startswith("# nano: the bundled model\n")
+    assert "| covers | whole answer exact |" in card
+    assert json.loads(phi("models", "nano", "--json").stdout)["card"].strip() == card.strip()
+    micro.write(tmp_path / "micro")
+    done = phi("models", str(tmp_path / "micro"))
+    assert done.returncode == 3
+    assert f"has no card: there is no README.md in {tmp_path / 'micro'}" in done.stderr
+
+
 def test_models_still_lists_when_the_chosen_one_is_gone(root: Path) -> None:
     done = phi("models", PHISIGHT_MODEL="phi-3-vision")
     assert done.returncode == 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phisight.cli.output import note, printable
-from phisight.errors import PhisightError
+from phisight.errors import ModelError, PhisightError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -71,6 +71,12 @@ def use(
 
 
 def models(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL", help="Print this one's card: what it is for, and its scores."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """List the models on this machine, and those that can be fetched."""
@@ -78,6 +84,9 @@ def models(
     from phisight.hub.cache import local_models, size_text
     from phisight.hub.registry import PUBLISHED
 
+    if name is not None:
+        _print_card(find_model(name), json=json)
+        return
     here = local_models()
     complete = {model.hub_id for model in here if not model.missing}
     absent = [known for known in PUBLISHED.values() if known.hub_id not in complete]
@@ -127,6 +136,19 @@ def _origin(model: LocalModel) -> str:
     if model.hub_id is None:
         return "bundled"
     return f"{model.hub_id} at {(model.revision or '')[:12]}"
+
+
+def _print_card(found: ModelFolder, *, json: bool) -> None:
+    """The README.md that model folders come with."""
+    card = found.path / "README.md"
+    if not card.is_file():
+        raise ModelError(f"{found.name} has no card: there is no README.md in {found.path}")
+    text = printable(card.read_text(encoding="utf-8", errors="replace"))
+    if json:
+        record = {"name": found.name, "path": found.path, "card": text}
+        typer.echo(json_format.dumps(record, default=str))
+    else:
+        typer.echo(text.rstrip())
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> None:
