@@ -1,7 +1,8 @@
 """The operations of a decode step as Triton kernels; `reference` says what they compute.
 
 A step of one token is bound by memory traffic and by the number of kernels: each costs some 2 us
-beyond its bytes. Dimensions as in `reference`.
+beyond its bytes. Numbers that are no integers are constants, since Triton would make float32 of
+them. Tensors are contiguous; dimensions as in `reference`.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ MOST_SPLITS = 32
 
 
 @triton.jit
-def _rms_norm(x, weight, out, eps, D: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr):
+def _rms_norm(
+    x, weight, out, EPS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr
+):
     at = tl.arange(0, PADDED)
     row = tl.program_id(0) * D
     wide = tl.load(x + row + at, mask=at < D, other=0.0).to(WIDE)
-    normed = wide * (1.0 / tl.sqrt(tl.sum(wide * wide) / D + eps))
+    normed = wide * (1.0 / tl.sqrt(tl.sum(wide * wide) / D + EPS))
     narrow = normed.to(x.dtype.element_ty).to(WIDE)
     scaled = narrow * tl.load(weight + at, mask=at < D, other=0.0).to(WIDE)
     tl.store(out + row + at, scaled.to(out.dtype.element_ty), mask=at < D)
@@ -129,9 +132,9 @@ def rotate_and_store(
 
 @triton.jit
 def _attend_part(
-    q, keys, values, table, lengths, sums, tops, totals, width, scale,
-    H: tl.constexpr, B: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr,
-    SPLITS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
+    q, keys, values, table, lengths, sums, tops, totals, width,
+    SCALE: tl.constexpr, H: tl.constexpr, B: tl.constexpr, SIZE: tl.constexpr,
+    PADDED: tl.constexpr, SPLITS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One head of one sequence over one part of its blocks: the sum, its maximum and its weight."""
     sequence, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -144,7 +147,7 @@ def _attend_part(
     at, token = tl.arange(0, PADDED), tl.arange(0, B)
     inside = (at < SIZE)[None, :]
     query = tl.load(q + (sequence * H + head) * SIZE + at, mask=at < SIZE, other=0.0)
-    query = (query.to(WIDE) * scale).to(q.dtype.element_ty).to(WIDE)
+    query = (query.to(WIDE) * SCALE).to(q.dtype.element_ty).to(WIDE)
     top = tl.full((), float("-inf"), WIDE)
     total = tl.full((), 0.0, WIDE)
     mixed = tl.zeros((PADDED,), WIDE)
