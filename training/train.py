@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import queue
+import random
 import subprocess
 import sys
 import threading
@@ -40,6 +41,7 @@ CLIP = 1.0
 LOG_EVERY = 50
 SAVE_EVERY = 500
 SMOOTHING = 0.95
+KEPT = 40  # batches, of those seen once
 
 
 def main() -> None:
@@ -65,7 +67,7 @@ def main() -> None:
         # Whole stacks: layer by layer, the processor takes longer to launch than the GPU to run.
         network.model.vision_embed_tokens.img_processor.vision_model.encoder.compile(dynamic=True)
         network.compile(dynamic=True)
-    incoming = Feeder(start_workers(options, step), device)
+    incoming = Feeder(start_workers(options, step), device, options.seed)
     while (here := time.monotonic() - began) < options.seconds:
         waited = time.monotonic()
         batch = incoming.get()
@@ -88,7 +90,7 @@ def main() -> None:
         step += 1
         progress.add(batch, losses)
         if step % LOG_EVERY == 0:
-            progress.write(step, elapsed + here, rate, float(norm))
+            progress.write(step, elapsed + here, rate, float(norm), incoming.again)
         if step % SAVE_EVERY == 0:
             save(options.state, trainee, optimizers, step, elapsed + here)
     save(options.state, trainee, optimizers, step, elapsed + time.monotonic() - began)
@@ -158,15 +160,27 @@ def _draw(outgoing: Any, materials: Path, seed: int) -> None:
 
 
 class Feeder:
-    """Brings batches to the device by a thread of its own: 90 MB each, 20 ms from plain memory."""
+    """Brings batches to the device by a thread of its own: 90 MB each, 20 ms from plain memory.
 
-    def __init__(self, incoming: Any, device: torch.device) -> None:
+    Where the drawing does not keep up, a batch of before comes once more rather than none (data
+    echoing, Choi et al. 2019): 15 processes draw 350 samples a second, an H100 learns from 560.
+    """
+
+    def __init__(self, incoming: Any, device: torch.device, seed: int) -> None:
         self._incoming, self._device = incoming, device
         self._ready: queue.Queue[Batch] = queue.Queue(2)
+        self._kept: list[Batch] = []  # seen once
+        self._random = random.Random(seed)
+        self.again = 0
         threading.Thread(target=self._bring, daemon=True).start()
 
     def get(self) -> Batch:
-        return self._ready.get()
+        if self._ready.empty() and len(self._kept) == KEPT:
+            self.again += 1
+            return self._kept.pop(self._random.randrange(KEPT))
+        batch = self._ready.get()
+        self._kept = [*self._kept[1 - KEPT :], batch]
+        return batch
 
     def _bring(self) -> None:
         while True:
@@ -198,14 +212,14 @@ class Progress:
         old = now if self._smooth is None else self._smooth
         self._smooth = SMOOTHING * old + (1 - SMOOTHING) * now
 
-    def write(self, step: int, elapsed: float, rate: float, norm: float) -> None:
+    def write(self, step: int, elapsed: float, rate: float, norm: float, again: int) -> None:
         assert self._smooth is not None
         names = ("answer_loss", "helper_loss", "exact", "tokens", "cells")
         figures = dict(zip(names, (round(v, 4) for v in self._smooth.tolist()), strict=True))
         here = time.monotonic() - self._began
         self._say({"step": step, "s": round(elapsed), **figures, "rate": round(rate, 3),
                    "norm": round(norm, 2), "samples_per_s": round(self.samples / here),
-                   "waited": round(self.waited / here, 2)})  # fmt: skip
+                   "waited": round(self.waited / here, 2), "batches_again": again})  # fmt: skip
 
     def _say(self, entry: dict[str, Any]) -> None:
         line = json.dumps(entry)
