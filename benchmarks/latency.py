@@ -49,7 +49,7 @@ def main() -> None:
     batches = [int(word) for word in sys.argv[2:]] or [1, 8, 32]
     rate = copy_rate()
     torch.cuda.empty_cache()
-    model = random_model(EngineConfig(max_batch=max(batches), kv_memory=45))
+    model = random_model(EngineConfig(max_batch=max(batches), kv_memory=45, fused=True))
     fresh = iter(range(1, 10**6))
     options = {"max_tokens": NEW_TOKENS, "ignore_eos": True}
     first, again, cached = [], [], []

@@ -108,7 +108,9 @@ def expected(model: Phi3V, request: Request) -> list[int]:
     return sampler.ids
 
 
-def engine_of(model: Phi3V, rng: random.Random, wanted: Sequence[Request]) -> Engine:
+def engine_of(
+    model: Phi3V, rng: random.Random, wanted: Sequence[Request], *, fused: bool
+) -> Engine:
     """With options drawn anew, and a cache that is now roomy, now just enough for one."""
     config = EngineConfig(
         max_batch=rng.choice([1, 2, 4, 12]),
@@ -116,6 +118,7 @@ def engine_of(model: Phi3V, rng: random.Random, wanted: Sequence[Request]) -> En
         prefix_cache=rng.random() < 0.7,
         image_memory=rng.choice([0.0, 1.0]),
         speculate=rng.choice([0, 0, 1, 3, 5]),
+        fused=fused,
     )
     size = rng.choice([1, 2, 3, 4, 8])
     most = max(-(-(len(r.ids) + r.params.max_tokens) // size) for r in wanted)
@@ -123,11 +126,11 @@ def engine_of(model: Phi3V, rng: random.Random, wanted: Sequence[Request]) -> En
     return Engine(model, config, shape)
 
 
-def run(model: Phi3V, seed: int) -> dict[str, int]:
+def run(model: Phi3V, seed: int, *, fused: bool = False) -> dict[str, int]:
     """Run a mix and assert the law; what happened on the way, to know that it did."""
     rng = random.Random(seed)
     wanted = requests(rng)
-    engine = engine_of(model, rng, wanted)
+    engine = engine_of(model, rng, wanted, fused=fused)
     cases = [
         Case(
             request,

@@ -260,6 +260,10 @@ def test_load_takes_engine_options_and_refuses_others() -> None:
         load("nano", kv_memori=1.0)  # type: ignore[call-arg]
     with pytest.raises(errors.OptionError, match="prefix_cache='no': expected True or False"):
         load("nano", prefix_cache="no")  # type: ignore[arg-type]
+    with pytest.raises(
+        errors.DeviceError, match="fused=True: cpu runs no Triton kernels; leave it"
+    ):
+        load("nano", device="cpu", fused=True)
     with pytest.raises(errors.OptionError, match="speculate=17: must be between 0 and 16"):
         load("nano", speculate=17)
 

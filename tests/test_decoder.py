@@ -3,12 +3,17 @@
 `test_gpu` runs the same with kernels and graphs.
 """
 
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
 import law
 import micro
 import pytest
 import torch
 
 from phisight.engine import engine as engine_module
+from phisight.engine import graphs
 from phisight.engine.cache import PagedCache
 from phisight.engine.graphs import Decoder, Row, sizes_up_to
 from phisight.model.phi3v import Phi3V
@@ -20,14 +25,28 @@ def small() -> Phi3V:
 
 
 @pytest.mark.parametrize("first", range(0, 40, 10))
-def test_law_on_random_mixes(small: Phi3V, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = []
-    step = Decoder.step
-    monkeypatch.setattr(Decoder, "step", lambda self, rows: steps.append(rows) or step(self, rows))
+@pytest.mark.parametrize("least", [1, 32])
+def test_law_on_random_mixes(
+    small: Phi3V, first: int, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With room for few rows, most of what is not one token a sequence is read without a graph."""
+    used = Counter()
+    for name in ("step", "read"):
+        monkeypatch.setattr(Decoder, name, counting(getattr(Decoder, name), used))
+    monkeypatch.setattr(graphs, "LEAST", least)
     monkeypatch.setattr(engine_module, "has_fused", lambda device: True)
     for seed in range(first, first + 10):
-        law.run(small, seed)
-    assert len(steps) > 100
+        law.run(small, seed, fused=True)
+    assert used["step"] > 50
+    assert used["read"] > 20 or least > 1
+
+
+def counting(method: Callable[..., Any], used: Counter[str]) -> Callable[..., Any]:
+    def counted(*given: Any) -> Any:
+        used[method.__name__] += 1
+        return method(*given)
+
+    return counted
 
 
 def test_sizes() -> None:

@@ -33,9 +33,14 @@ def run(engine: Engine) -> dict[int, list[int]]:
 
 
 def generate(
-    model: Phi3V, ids: Sequence[int], images: Sequence[EncodedImage | Crops], max_tokens: int
+    model: Phi3V,
+    ids: Sequence[int],
+    images: Sequence[EncodedImage | Crops],
+    max_tokens: int,
+    *,
+    fused: bool = False,
 ) -> list[int]:
-    engine = Engine(model)
+    engine = Engine(model, EngineConfig(fused=fused))
     request_id = engine.add(Request(ids, images, SamplingParams(max_tokens=max_tokens)))
     return run(engine)[request_id]
 

@@ -36,8 +36,11 @@ def half(tiny_folder: Path) -> Phi3V:
     return load_model(tiny_folder, config, device=CUDA, dtype=torch.bfloat16)
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_official_logits_and_tokens(exact: Phi3V, tiny_folder: Path, name: str) -> None:
+def test_official_logits_and_tokens(
+    exact: Phi3V, tiny_folder: Path, name: str, fused: bool
+) -> None:
     prompts, arrays = golden(tiny_folder, name)
     expected = arrays.get("nocache_tokens", arrays["tokens"])
     for row, prompt in enumerate(prompts):
@@ -45,7 +48,7 @@ def test_official_logits_and_tokens(exact: Phi3V, tiny_folder: Path, name: str) 
         logits = last_logits(exact, prompt.ids, images).cpu().numpy()
         reference = arrays["logits"][row]
         assert np.abs(logits - reference).max() / np.abs(reference).max() <= 1e-4
-        assert generate(exact, prompt.ids, images, 32) == expected[row].tolist()
+        assert generate(exact, prompt.ids, images, 32, fused=fused) == expected[row].tolist()
 
 
 @pytest.mark.parametrize("name", ["landscape_nc4", "chat_nc4", "landscape_nc16"])
@@ -55,19 +58,21 @@ def test_bfloat16_is_as_close_as_on_the_cpu(half: Phi3V, tiny_folder: Path, name
     assert np.abs(logits - arrays["logits"][0]).mean() <= 0.09
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("length", [1, 600, 4090, 4095, 4096, 4097])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_law(exact: Phi3V, half: Phi3V, length: int, dtype: str) -> None:
+def test_law(exact: Phi3V, half: Phi3V, length: int, dtype: str, fused: bool) -> None:
     model, tie = (exact, 1e-4) if dtype == "float32" else (half, BF16_TIE)
     ids = [1, *random.Random(length).choices(range(3, 32000), k=length - 1)]
     expected, gaps = greedy(model, ids, max_tokens=12)
-    got = generate(model, ids, (), 12)
+    got = generate(model, ids, (), 12, fused=fused)
     parted = next((i for i in range(12) if got[i] != expected[i]), None)
     assert parted is None or gaps[parted] < tie, (parted, gaps)
 
 
-def test_nano_reads_the_book_on_cuda() -> None:
-    model = phisight.load()
+@pytest.mark.parametrize("fused", [False, True])
+def test_nano_reads_the_book_on_cuda(fused: bool) -> None:
+    model = phisight.load(fused=fused)
     assert model.placement.device.type == "cuda"
     assert "a CUDA device is there" in str(model.placement)
     book = Path(__file__).parents[1] / "examples" / "book.png"
@@ -95,11 +100,12 @@ def test_no_memory_in_a_step_is_a_clear_error_and_the_model_lives_on() -> None:
     assert model.ask("Hi", max_tokens=2).usage.completion_tokens <= 2
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("first", [0, 20])
-def test_law_exactly_on_random_mixes(first: int) -> None:
+def test_law_exactly_on_random_mixes(first: int, fused: bool) -> None:
     model = law.few_tokens(micro.network(micro.config()).cuda())
     for seed in range(first, first + 20):
-        law.run(model, seed)
+        law.run(model, seed, fused=fused)
 
 
 def test_a_float8_cache_answers() -> None:

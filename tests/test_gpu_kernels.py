@@ -75,7 +75,8 @@ def test_store_and_attend(
         assert torch.equal(own.isnan(), other.isnan())
         assert_close(own.nan_to_num(), other.nan_to_num())
     else:  # a product rounded the other way may be one step of three bits away
-        assert_close(own.float(), other.float())
+        apart = (own.float() - other.float()).abs()
+        assert (apart <= 0.13 * other.float().abs() + 1e-3).all()
     mixed = operations(CUDA).attend_blocks(rotated, *other, table, lengths)
     assert_close(mixed, reference.attend_blocks(rotated, *other, table, lengths))
 

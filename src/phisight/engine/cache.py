@@ -9,7 +9,7 @@ Dimensions: T tokens of a step, H heads, B tokens a block, d head size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -103,6 +103,36 @@ class PagedCache:
             return mixed
 
         return attend
+
+    def reading(self, parts: Sequence[Part]) -> Callable[[Tensor, int], Tensor]:
+        """As `attention`, of (T, H, d) queries and a layer whose keys and values are stored.
+
+        Rows of parts of one token are left for others to fill.
+        """
+        device, size = self.keys.device, self.block_size
+        places, start = [], 0
+        for part in parts:
+            stop, total = start + part.length, part.stored + part.length
+            if part.length > 1:
+                used = torch.tensor(part.blocks[: -(-total // size)], device=device)
+                places.append((slice(start, stop), total, _mask(part, device), used))
+            start = stop
+
+        def mix(q: Tensor, layer: int) -> Tensor:
+            mixed = torch.empty_like(q)
+            for place, total, mask, used in places:
+                keys, values = (
+                    read_pages(store[layer], used, total, q.dtype)[None]
+                    for store in (self.keys, self.values)
+                )
+                chunk = functional.scaled_dot_product_attention(
+                    q[place].transpose(0, 1)[None], keys, values,
+                    attn_mask=mask, is_causal=mask is None,
+                )  # fmt: skip
+                mixed[place] = chunk[0].transpose(0, 1)
+            return mixed
+
+        return mix
 
 
 def _mask(part: Part, device: torch.device) -> Tensor | None:

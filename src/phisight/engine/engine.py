@@ -22,7 +22,7 @@ from phisight.engine.sampling import Pick, pick
 from phisight.engine.scheduler import Limits, Plan, Scheduler
 from phisight.engine.sequence import Sequence
 from phisight.engine.speculation import lookup
-from phisight.errors import BudgetError
+from phisight.errors import BudgetError, DeviceError
 from phisight.kernels import has_fused
 from phisight.model.memory import is_out_of_memory
 from phisight.model.phi3v import Crops, EncodedImage, Phi3V
@@ -30,7 +30,8 @@ from phisight.params import EngineConfig
 
 
 class Engine:
-    """Raises BudgetError if the device has no room for a cache. `shape` is for tests."""
+    """Raises BudgetError if the device has no room for a cache, DeviceError if it cannot do what
+    an option asks for. `shape` is for tests."""
 
     def __init__(
         self, model: Phi3V, config: EngineConfig | None = None, shape: CacheShape | None = None
@@ -39,12 +40,20 @@ class Engine:
         self.shape = shape or cache_shape(model, self.config)
         self.images = ImageCache(self.config.image_memory * 2**30)
         num_blocks, size = self.shape.num_blocks, self.shape.block_size
-        # One block more than is lent: a decode step's rows without a sequence write there.
+        # With one block more than is lent: what a graph's rows without a sequence write goes there.
         cache = PagedCache(
-            model.config, num_blocks + 1, size, device=model.device, dtype=self.shape.dtype
+            model.config,
+            num_blocks + self.config.fused,
+            size,
+            device=model.device,
+            dtype=self.shape.dtype,
         )
         decoder = None
-        if has_fused(model.device):
+        if self.config.fused:
+            if not has_fused(model.device):
+                raise DeviceError(
+                    f"fused=True: {model.device} runs no Triton kernels; leave it out"
+                )
             decoder = Decoder(model, cache, self.config.max_batch, spare=num_blocks)
         self._runner = Runner(model, cache, self.images, decoder)
         limits = Limits(

@@ -10,28 +10,35 @@ Dimensions: S rows, padded to a size; M blocks of the longest context.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from phisight.engine.cache import PagedCache
+from phisight.engine.cache import PagedCache, Part
 from phisight.engine.sampling import likeliest
 from phisight.kernels import operations
 from phisight.model.decoder import DecoderLayer, widened
 from phisight.model.phi3v import Phi3V
+from phisight.model.rope import Rotation
 
+Mix = Callable[[Tensor, int], Tensor]  # (S, H, d) queries of a layer to what they see
 LEAST = 32  # rows that there is room for: a short question about what has been read
 
 
 class Row(NamedTuple):
-    """A token to be read, the last of `length` ones of its sequence."""
+    """A token to be read, the last of `length` ones of its sequence.
+
+    An image token's id is negative and `feature`, (D,), is what stands in its place.
+    """
 
     token_id: int
     length: int
     is_long: bool
     blocks: Sequence[int]
+    feature: Tensor | None = None
 
 
 class Decoder:
@@ -49,7 +56,10 @@ class Decoder:
         self._host_table = torch.full((most, width), spare, dtype=torch.int32, pin_memory=on_cuda)
         self._inputs = self._host.to(model.device)  # ids, lengths, whether long
         self._table = self._host_table.to(model.device)
+        width = model.config.hidden_size
+        self._features = torch.zeros(most, width, dtype=model.dtype, device=model.device)
         self._held: list[list[int]] = [[] for _ in range(most)]  # blocks of each row's table
+        self._copied = torch.cuda.Event() if on_cuda else None
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
 
     @torch.inference_mode()
@@ -71,6 +81,8 @@ class Decoder:
         return logits[:count], plain[:, :count]
 
     def _put(self, rows: Sequence[Row], size: int) -> None:
+        if self._copied is not None:
+            self._copied.synchronize()  # a step that gives no token ends unseen
         rest = size - len(rows)
         ids = [row.token_id for row in rows] + [0] * rest
         lengths = [row.length for row in rows] + [1] * rest
@@ -84,6 +96,12 @@ class Decoder:
                 self._host_table[part] = torch.tensor(blocks, dtype=torch.int32)
                 self._table[part].copy_(self._host_table[part], non_blocking=True)
                 self._held[i] = blocks
+        features = {i: row.feature for i, row in enumerate(rows) if row.feature is not None}
+        if features:
+            at = torch.tensor(list(features), device=self._features.device)
+            self._features[at] = torch.stack(list(features.values()))
+        if self._copied is not None:
+            self._copied.record()
 
     def _captured(self, size: int) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
         """A graph of the step at one batch size, and where its results will be."""
@@ -99,27 +117,75 @@ class Decoder:
         return graph, logits, plain
 
     def _run(self, size: int) -> tuple[Tensor, Tensor]:
-        model, cache, run = self._model, self._cache, self._operations
+        model, run = self._model, self._operations
         ids, lengths, is_long = (row[:size] for row in self._inputs)
         table = self._table[:size]
-        x = model.model.embed_tokens(ids)  # (S, D)
+        written = model.model.embed_tokens(ids.clamp(min=0))  # (S, D)
+        x = torch.where((ids < 0)[:, None], self._features[:size], written)
         angles = self._rope.rotation_at((lengths - 1)[:, None], is_long.bool(), x.dtype)
         cos, sin = angles.cos[:, 0].contiguous(), angles.sin[:, 0].contiguous()  # (S, d)
-        for number, layer in enumerate(model.model.layers):
+        mix = partial(self._attend_rows, table=table, lengths=lengths)
+        x = self._layers(x, cos, sin, table, lengths, mix)
+        norm = model.model.norm
+        logits = widened(run.normed_linear(x, norm.weight, norm.eps, model.lm_head.weight))
+        return logits, likeliest(logits, logits)
+
+    def _attend_rows(self, q: Tensor, number: int, *, table: Tensor, lengths: Tensor) -> Tensor:
+        keys, values = self._cache.keys[number], self._cache.values[number]
+        mixed: Tensor = self._operations.attend_blocks(q, keys, values, table, lengths)
+        return mixed
+
+    @torch.inference_mode()
+    def read(self, x: Tensor, rotation: Rotation, parts: Sequence[Part]) -> Tensor:
+        """(T, D) embeddings of parts of prompts, of any length, to (T, D) hidden states.
+
+        No graph: what is long is bound by arithmetic.
+        """
+        device, norm = x.device, self._model.model.norm
+        widest = max(len(part.blocks) for part in parts)
+        tables = [[*part.blocks, *[self._spare] * (widest - len(part.blocks))] for part in parts]
+        counts = torch.tensor([part.length for part in parts], device=device)
+        owners = torch.arange(len(parts), device=device).repeat_interleave(
+            counts, output_size=len(x)
+        )
+        table = torch.tensor(tables, dtype=torch.int32, device=device)[owners]
+        lengths = torch.tensor(
+            [n for part in parts for n in range(part.stored + 1, part.stored + part.length + 1)],
+            dtype=torch.int32, device=device,
+        )  # fmt: skip
+        chunks = self._cache.reading(parts)
+        single = torch.tensor([part.length == 1 for part in parts], device=device)
+        alone = single[owners].nonzero()[:, 0]
+        rows = {"table": table[alone], "lengths": lengths[alone]}
+
+        def mix(q: Tensor, number: int) -> Tensor:
+            mixed = chunks(q, number)
+            if len(alone):
+                mixed[alone] = self._attend_rows(q[alone], number, **rows)
+            return mixed
+
+        x = self._layers(
+            x, rotation.cos.contiguous(), rotation.sin.contiguous(), table, lengths, mix
+        )
+        hidden: Tensor = self._operations.rms_norm(x, norm.weight, norm.eps)
+        return hidden
+
+    def _layers(
+        self, x: Tensor, cos: Tensor, sin: Tensor, table: Tensor, lengths: Tensor, mix: Mix
+    ) -> Tensor:
+        run, cache = self._operations, self._cache
+        for number, layer in enumerate(self._model.model.layers):
             assert isinstance(layer, DecoderLayer)
             keys, values = cache.keys[number], cache.values[number]
             attention, mlp = layer.self_attn, layer.mlp
             norm = layer.input_layernorm
             qkv = run.normed_linear(x, norm.weight, norm.eps, attention.qkv_proj.weight)
             q = run.rotate_and_store(qkv, cos, sin, keys, values, table, lengths)
-            mixed = run.attend_blocks(q, keys, values, table, lengths).flatten(1)
-            x = run.linear(mixed, attention.o_proj.weight, x)
+            x = run.linear(mix(q, number).flatten(1), attention.o_proj.weight, x)
             norm = layer.post_attention_layernorm
             gated = run.gated_linear(x, norm.weight, norm.eps, mlp.gate_up_proj.weight)
             x = run.linear(gated, mlp.down_proj.weight, x)
-        norm = model.model.norm
-        logits = widened(run.normed_linear(x, norm.weight, norm.eps, model.lm_head.weight))
-        return logits, likeliest(logits, logits)
+        return x
 
 
 def sizes_up_to(most: int) -> list[int]:

@@ -52,8 +52,8 @@ class Runner:
         and after each of their guesses."""
         model, device = self._model, self._model.device
         self._cache.clear(new_blocks)
-        if self._decoder is not None and (rows := _rows(slices, self._decoder.most)):
-            return _wanted(slices, *self._decoder.step(rows))
+        if self._decoder is not None and _size(slices) <= self._decoder.most:
+            return _wanted(slices, *self._decoder.step(self._rows(slices)))
         slots: list[int] = []
         pieces: list[Tensor] = []
         positions: list[int] = []
@@ -79,8 +79,25 @@ class Runner:
             Part(part.sequence.blocks, part.start, part.count + len(part.guesses))
             for part in slices
         ]
-        hidden = model(x, rotation, self._cache.attention(parts))
+        if self._decoder is not None:
+            hidden = self._decoder.read(x, rotation, parts)
+        else:
+            hidden = model(x, rotation, self._cache.attention(parts))
         return Rows(model.logits(hidden[torch.tensor(wanted, device=device, dtype=torch.long)]), of)
+
+    def _rows(self, slices: Sequence[Slice]) -> list[Row]:
+        """All tokens of a step."""
+        rows = []
+        for part in slices:
+            sequence = part.sequence
+            ids, pieces = self._slots(part, 0)
+            features = iter(torch.cat(pieces) if pieces else ())
+            rows += [
+                Row(token_id, length, sequence.is_long, sequence.blocks,
+                    next(features) if token_id < 0 else None)
+                for length, token_id in enumerate(ids, start=part.start + 1)
+            ]  # fmt: skip
+        return rows
 
     def _slots(self, part: Slice, last: int) -> tuple[list[int], list[Tensor]]:
         """A slice's ids, and the image tokens in it: those of the step's piece n stand at -n.
@@ -98,21 +115,8 @@ class Runner:
         return [*ids, *part.guesses], pieces
 
 
-def _rows(slices: Sequence[Slice], most: int) -> list[Row]:
-    """All tokens of a step; none if they are too many or a picture's are among them."""
-    if sum(part.count + len(part.guesses) for part in slices) > most:
-        return []
-    rows = []
-    for part in slices:
-        sequence = part.sequence
-        ids = [*sequence.ids[part.start : part.start + part.count], *part.guesses]
-        if min(ids) < 0:
-            return []
-        rows += [
-            Row(token_id, length, sequence.is_long, sequence.blocks)
-            for length, token_id in enumerate(ids, start=part.start + 1)
-        ]
-    return rows
+def _size(slices: Sequence[Slice]) -> int:
+    return sum(part.count + len(part.guesses) for part in slices)
 
 
 def _wanted(slices: Sequence[Slice], logits: Tensor, plain: Tensor) -> Rows:
