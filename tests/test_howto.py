@@ -24,9 +24,10 @@ ANSWERS = [
     "lowest is FY19 ($2.9B). It rises over the whole range.",
     # The second snippet keeps special tokens, and nano's eos token is the one that ends a turn.
     'The title of the book is "ALONE" and the author is Morgan Maxwell.<|end|>',
-    "The first image shows a green circle, a blue square and an orange triangle, while the second "
-    "image shows a green circle, a red square and an orange triangle. The difference: the square "
-    "at the top right changes from blue to red.",
+    "The first image shows a green circle at the top left, a blue square at the top right and an "
+    "orange triangle at the bottom center, while the second image shows a green circle at the top "
+    "left, a red square at the top right and an orange triangle at the bottom center. The "
+    "difference: the blue square at the top right becomes a red square.",
 ]
 PRINTED = """\
 >>> Prompt

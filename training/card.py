@@ -1,9 +1,9 @@
 """Write what nano can do into its card and docs/nano.md, from an evaluation and from samples.
 
-    python training/card.py RESULTS.json --materials .materials
+    python training/card.py RESULTS.json --rivals RIVALS.json --materials .materials
 
-The table is the evaluation's. For some rows a held-out picture that was answered rightly and one
-that was not are drawn again, asked here, and kept in docs/nano/ with their answers.
+The tables are the evaluation's and `rivals.py`'s. For some rows a held-out picture that was
+answered rightly and one that was not are drawn again, asked here, and kept in docs/nano/.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path)
     parser.add_argument("--materials", type=Path, required=True)
+    parser.add_argument("--rivals", type=Path, required=True)
     options = parser.parse_args()
     results = json.loads(options.results.read_text())
+    rivals = json.loads(options.rivals.read_text())
     for page in (NANO / "README.md", DOCS / "nano.md"):
-        put(page, table(results))
+        put(page, table(results) + compared(results, rivals))
     model = phisight.load("nano")
     parts = [part for name in SAMPLED for part in samples(model, options.materials, name)]
     page = DOCS / "nano.md"
@@ -62,6 +64,17 @@ def table(results: dict[str, Any]) -> str:
     total = sum(row["pictures"] for row in seen)
     share = f"{100 * refused / total:.2f} % of {total} pictures"
     lines.append(f"\nRefused though it could be read: {share} (bar: 1 %).")
+    return "\n".join(lines) + "\n"
+
+
+def compared(results: dict[str, Any], rivals: dict[str, dict[str, float]]) -> str:
+    lines = ["\nThe same text pictures, character error rate:\n"]
+    lines += ["| held-out pictures | nano | RapidOCR 3.10 | tesseract 5.3 |", "|" + " --- |" * 4]
+    for name, rates in rivals.items():
+        if name in results:
+            own = 1 - results[name]["score"]
+            three = (own, rates["RapidOCR"], rates["tesseract"])
+            lines.append(f"| {escaped(name)} | " + " | ".join(f"{r:.1%}" for r in three) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -25,6 +25,8 @@ def main() -> None:
     parser.add_argument("state", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--parts", type=int, default=0)
+    parser.add_argument("--earlier", type=Path, help="weights of which a share is kept")
+    parser.add_argument("--share", type=float, default=0.0)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     state = torch.load(options.state, map_location="cpu", weights_only=True)["trainee"]
@@ -34,6 +36,13 @@ def main() -> None:
         for name, tensor in state.items()
         if name.startswith(PREFIX)
     }
+    if options.earlier:
+        # What a run forgets of what it began from comes back with a share of those weights, at
+        # little cost to what it learnt (Wortsman et al. 2022, WiSE-FT).
+        for name, old in load_file(options.earlier).items():
+            if name in weights:
+                mixed = torch.lerp(weights[name].float(), old.float(), options.share)
+                weights[name] = mixed.bfloat16()
     before = load_file(NANO / "model.safetensors")
     for name in before.keys() - weights.keys():  # inference never reads it, other tools expect it
         weights[name] = before[name]
