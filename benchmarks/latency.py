@@ -75,8 +75,9 @@ def main() -> None:
                 {"prompt": "Describe it.", "images": [picture(next(fresh))], **options}
                 for _ in range(batch)
             ]
+            model.ask_many(rows)
+            # Once more, with every prompt found again: all begin in the same step.
             answers = model.ask_many(rows)
-            # Those that came last waited for nobody's prompt.
             steps.append(min(a.timings.decode for a in answers) / (NEW_TOKENS - 1))
         steps = steps[1:]
         context = answers[0].usage.prompt_tokens + NEW_TOKENS // 2

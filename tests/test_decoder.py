@@ -58,7 +58,7 @@ def test_sizes() -> None:
 def test_rows_without_a_sequence_touch_the_spare_block_alone(small: Phi3V) -> None:
     cache = PagedCache(small.config, 4, 8, device=small.device, dtype=small.dtype)
     cache.clear(range(4))
-    decoder = Decoder(small, cache, max_batch=4, spare=3)
+    decoder = Decoder(small, cache, most=4, spare=3)
     for blocks in ([0], [0], [2]):
         logits, plain = decoder.step([Row(5, 1, False, blocks)] * 3)
         assert plain.tolist()[2] == logits.argmax(-1).tolist()

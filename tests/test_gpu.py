@@ -15,6 +15,7 @@ from test_model import NAMES, encode, golden
 
 import phisight
 from phisight.config import read_model_config
+from phisight.engine import graphs
 from phisight.errors import BudgetError
 from phisight.model.phi3v import Phi3V
 from phisight.model.weights import load_model
@@ -100,9 +101,13 @@ def test_no_memory_in_a_step_is_a_clear_error_and_the_model_lives_on() -> None:
     assert model.ask("Hi", max_tokens=2).usage.completion_tokens <= 2
 
 
-@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(("fused", "least"), [(False, 32), (True, 32), (True, 1)])
 @pytest.mark.parametrize("first", [0, 20])
-def test_law_exactly_on_random_mixes(first: int, fused: bool) -> None:
+def test_law_exactly_on_random_mixes(
+    first: int, fused: bool, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With room for few rows, most of a prompt is read without a graph."""
+    monkeypatch.setattr(graphs, "LEAST", least)
     model = law.few_tokens(micro.network(micro.config()).cuda())
     for seed in range(first, first + 20):
         law.run(model, seed, fused=fused)

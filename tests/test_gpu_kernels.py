@@ -52,6 +52,23 @@ def test_linear(dtype: torch.dtype, rows: int, outs: int, ins: int, adds: bool) 
     assert_close(operations(CUDA).linear(x, weight, residual), expected.to(dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("outs", "ins"), [(74, 41), (1100, 1000), (9216, 3072), (16384, 3072), (2432, 448)]
+)
+def test_linear_after_norm_and_with_gates(
+    dtype: torch.dtype, rows: int, outs: int, ins: int
+) -> None:
+    x, norm = normal(rows, ins, dtype=dtype), normal(ins, dtype=dtype)
+    weight = normal(outs, ins, dtype=dtype) * ins**-0.5  # or SiLU has no curve left
+    for name in ("normed_linear", "gated_linear"):
+        got, expected = (
+            getattr(ops, name)(x, norm, 1e-5, weight) for ops in (operations(CUDA), reference)
+        )
+        assert_close(got, expected)
+
+
 @pytest.mark.parametrize("stored", [None, torch.float8_e4m3fn], ids=["same", "fp8"])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(("heads", "size"), SHAPES)

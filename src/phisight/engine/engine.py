@@ -37,6 +37,8 @@ class Engine:
         self, model: Phi3V, config: EngineConfig | None = None, shape: CacheShape | None = None
     ) -> None:
         self._model, self.config = model, config or EngineConfig()
+        if self.config.fused and not has_fused(model.device):
+            raise DeviceError(f"fused=True: {model.device} runs no Triton kernels; leave it out")
         self.shape = shape or cache_shape(model, self.config)
         self.images = ImageCache(self.config.image_memory * 2**30)
         num_blocks, size = self.shape.num_blocks, self.shape.block_size
@@ -50,11 +52,8 @@ class Engine:
         )
         decoder = None
         if self.config.fused:
-            if not has_fused(model.device):
-                raise DeviceError(
-                    f"fused=True: {model.device} runs no Triton kernels; leave it out"
-                )
-            decoder = Decoder(model, cache, self.config.max_batch, spare=num_blocks)
+            most = min(256, self.config.max_batch * (1 + self.config.speculate))
+            decoder = Decoder(model, cache, most, spare=num_blocks)
         self._runner = Runner(model, cache, self.images, decoder)
         limits = Limits(
             max_batch=self.config.max_batch,
@@ -67,6 +66,11 @@ class Engine:
         self.scheduler = Scheduler(pool, limits, self.images.__contains__, self._guess)
         self._next_id = itertools.count()
         self._jobs: dict[int, Job] = {}
+
+    def take_thread(self) -> None:
+        """To be called once by the thread that will step: Triton and graphs go by its device."""
+        if self._model.device.type == "cuda":
+            torch.cuda.set_device(self._model.device)
 
     @property
     def is_idle(self) -> bool:

@@ -10,6 +10,7 @@ Dimensions: S rows, padded to a size; M blocks of the longest context.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from phisight.model.decoder import DecoderLayer, widened
 from phisight.model.phi3v import Phi3V
 from phisight.model.rope import Rotation
 
+_CAPTURING = threading.Lock()  # torch has one capture at a time in a process
 Mix = Callable[[Tensor, int], Tensor]  # (S, H, d) queries of a layer to what they see
 LEAST = 32  # rows that there is room for: a short question about what has been read
 
@@ -42,13 +44,14 @@ class Row(NamedTuple):
 
 
 class Decoder:
-    """`spare` is a block that no sequence holds: what rows without a sequence write goes there."""
+    """Steps of up to `most` rows, or LEAST. `spare` is a block that no sequence holds: what rows
+    without a sequence write goes there."""
 
-    def __init__(self, model: Phi3V, cache: PagedCache, max_batch: int, *, spare: int) -> None:
+    def __init__(self, model: Phi3V, cache: PagedCache, most: int, *, spare: int) -> None:
         self._model, self._cache, self._spare = model, cache, spare
         self._rope, self._operations = model.rope(), operations(model.device)
         on_cuda = model.device.type == "cuda"
-        self._sizes = sizes_up_to(max(max_batch, LEAST))
+        self._sizes = sizes_up_to(max(most, LEAST))
         self.most = most = self._sizes[-1]
         width = -(-model.config.max_positions // cache.block_size)
         # A copy on the host of what is on the device; pinned, so that copying waits for nothing.
@@ -60,6 +63,7 @@ class Decoder:
         self._features = torch.zeros(most, width, dtype=model.dtype, device=model.device)
         self._held: list[list[int]] = [[] for _ in range(most)]  # blocks of each row's table
         self._copied = torch.cuda.Event() if on_cuda else None
+        self._beside = torch.cuda.Stream(model.device) if on_cuda else None
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
 
     @torch.inference_mode()
@@ -88,7 +92,7 @@ class Decoder:
         lengths = [row.length for row in rows] + [1] * rest
         are_long = [int(row.is_long) for row in rows] + [0] * rest
         self._host[:, :size] = torch.tensor([ids, lengths, are_long], dtype=torch.int32)
-        self._inputs[:, :size].copy_(self._host[:, :size], non_blocking=True)
+        self._inputs.copy_(self._host, non_blocking=True)  # whole: a part of it is not contiguous
         for i in range(size):
             blocks = list(rows[i].blocks) if i < len(rows) else [self._spare]
             if blocks != self._held[i]:
@@ -96,23 +100,29 @@ class Decoder:
                 self._host_table[part] = torch.tensor(blocks, dtype=torch.int32)
                 self._table[part].copy_(self._host_table[part], non_blocking=True)
                 self._held[i] = blocks
+        if self._copied is not None:
+            self._copied.record()
         features = {i: row.feature for i, row in enumerate(rows) if row.feature is not None}
         if features:
             at = torch.tensor(list(features), device=self._features.device)
             self._features[at] = torch.stack(list(features.values()))
-        if self._copied is not None:
-            self._copied.record()
 
     def _captured(self, size: int) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
         """A graph of the step at one batch size, and where its results will be."""
-        beside = torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
+        here, beside = torch.cuda.current_stream(), self._beside
+        assert beside is not None
+        beside.wait_stream(here)
         with torch.cuda.stream(beside):
             self._run(size)  # kernels are compiled and libraries set up outside the capture
-        torch.cuda.current_stream().wait_stream(beside)
+        here.wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
         pool = next((graph.pool() for graph, *_ in self._graphs.values()), None)
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        # The outer `stream` goes back to this one even where a capture that broke does not.
+        with (
+            _CAPTURING,
+            torch.cuda.stream(here),
+            torch.cuda.graph(graph, pool, beside, capture_error_mode="thread_local"),
+        ):
             logits, plain = self._run(size)
         return graph, logits, plain
 

@@ -174,6 +174,7 @@ class EngineLoop:
 
 def _serve(reference: weakref.ref[EngineLoop], commands: queue.SimpleQueue[Command]) -> None:
     """The thread. While it waits it keeps neither the loop nor its model alive."""
+    ready = False
     while True:
         try:
             command = commands.get(timeout=_LINGER)
@@ -183,6 +184,9 @@ def _serve(reference: weakref.ref[EngineLoop], commands: queue.SimpleQueue[Comma
         if loop is None or loop._stopping.is_set() or (command is None and loop._leave()):
             return
         try:
+            if not ready:
+                loop._engine.take_thread()
+                ready = True
             if command is not None:
                 command()
             loop._work()

@@ -9,7 +9,7 @@ import torch
 
 def has_fused(device: torch.device) -> bool:
     """Whether a decode step's operations run as Triton kernels there."""
-    if device.type != "cuda":
+    if device.type != "cuda" or torch.version.hip is not None:
         return False
     try:
         import triton

@@ -28,7 +28,7 @@ def _rms_norm(
     x, weight, out, EPS: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr
 ):
     at = tl.arange(0, PADDED)
-    row = tl.program_id(0) * D
+    row = tl.program_id(0).to(tl.int64) * D
     wide = tl.load(x + row + at, mask=at < D, other=0.0).to(WIDE)
     normed = wide * (1.0 / tl.sqrt(tl.sum(wide * wide) / D + EPS))
     narrow = normed.to(x.dtype.element_ty).to(WIDE)
@@ -46,7 +46,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 @triton.jit
 def _silu_product(gate_up, out, SIZE: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr):
-    row = tl.program_id(0)
+    row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < SIZE
     gate = tl.load(gate_up + row * 2 * SIZE + at, mask=inside, other=0.0).to(WIDE)
@@ -87,7 +87,7 @@ def _rotate_and_store(
     H: tl.constexpr, B: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr,
     EARLY: tl.constexpr,
 ):  # fmt: skip
-    sequence, head = tl.program_id(0), tl.program_id(1)
+    sequence, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     if EARLY:
         gdc_wait()
         gdc_launch_dependents()
@@ -142,7 +142,7 @@ def _attend_part(
     EARLY: tl.constexpr,
 ):  # fmt: skip
     """One head of one sequence over one part of its blocks: the sum, its maximum and its weight."""
-    sequence, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    sequence, head, part = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     if EARLY:
         gdc_wait()
         gdc_launch_dependents()

@@ -14,7 +14,7 @@ from phisight.processing.processor import Processor, Prompt
 from phisight.verify.report import Asked, Finding, Status, worst
 
 PICTURES = Path(__file__).parents[1] / "assets" / "pictures"
-MAX_TOKENS = 300
+MAX_TOKENS = 512
 _BOOK_WORDS = ("ALONE", "Maxwell")
 
 
