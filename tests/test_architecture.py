@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import pkgutil
 import re
 import subprocess
@@ -175,9 +176,31 @@ def test_files_fit_in_the_head() -> None:
 
 
 def test_every_module_imports() -> None:
+    """Those that import Triton, no part of torch's CPU build, fail for that alone."""
+    with_triton = {"phisight.kernels.fused", "phisight.kernels.streamed"}
+    assert with_triton == {
+        f"phisight.kernels.{path.stem}"
+        for path in FILES
+        if any(name.split(".")[0] == "triton" for name in top_level_imports(path))
+    }
+    has_triton = importlib.util.find_spec("triton") is not None
     for module in pkgutil.walk_packages(phisight.__path__, "phisight."):
-        if module.name != "phisight.__main__":
+        if module.name in with_triton and not has_triton:
+            with pytest.raises(ModuleNotFoundError, match="No module named 'triton'"):
+                importlib.import_module(module.name)
+        elif module.name != "phisight.__main__":
             importlib.import_module(module.name)
+
+
+def top_level_imports(path: Path) -> set[str]:
+    """Names of what a file imports as it is imported."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            names.add(node.module)
+    return names
 
 
 def test_importing_the_package_imports_no_torch() -> None:
