@@ -56,8 +56,9 @@ def table(results: dict[str, Any]) -> str:
             row = results[name]
             error = 196 * row["standard_error"]
             score, bar = f"{100 * row['score']:.1f} % ± {error:.1f}", f"{100 * row['bar']:.0f} %"
+            name_shown = escaped(name) + row.get("mark", "")
             lines.append(
-                f"| {escaped(name)} | {measure(name)} | {score} | {bar} | {row['pictures']} |"
+                f"| {name_shown} | {measure(name)} | {score} | {bar} | {row['pictures']} |"
             )
     seen = [row for name, row in results.items() if name != "photographs"]
     refused = sum(row["refused"] * row["pictures"] for row in seen)
