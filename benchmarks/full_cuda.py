@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from ceilings import copy_rate
 from PIL import Image
 from record import record, spread
 
@@ -22,24 +23,10 @@ NEW_TOKENS = 64
 PICTURE = Path(__file__).parents[1] / "examples" / "chart.png"
 
 
-def bandwidth() -> float:
-    """Bytes per second of a large copy, read and written."""
-    source = torch.empty(2**31, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    times = []
-    for _ in range(10):
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        target.copy_(source)
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    return 2 * source.nbytes / min(times)
-
-
 def main() -> None:
     folder = Path(sys.argv[1])
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
-    ceiling = bandwidth()
+    ceiling = copy_rate()
     torch.cuda.empty_cache()
     began = time.perf_counter()
     # Nothing found again from the round before.

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import statistics
 import sys
-import time
 
 import torch
+from ceilings import copy_rate
 from PIL import Image
 from random_model import random_model
 from record import record, spread
@@ -21,20 +21,6 @@ from phisight.params import EngineConfig
 
 NEW_TOKENS = 128
 SIZE = (1344, 1344)  # 16 crops, 2,509 image tokens
-
-
-def copy_rate() -> float:
-    """Bytes per second of a large copy, read and written."""
-    source = torch.empty(2**31, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    times = []
-    for _ in range(10):
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        target.copy_(source)
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    return 2 * source.nbytes / min(times)
 
 
 def picture(number: int) -> Image.Image:
