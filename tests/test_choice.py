@@ -130,6 +130,13 @@ def test_models_shows_a_card(root: Path, tmp_path: Path) -> None:
     done = phi("models", str(tmp_path / "micro"))
     assert done.returncode == 3
     assert f"has no card: there is no README.md in {tmp_path / 'micro'}" in done.stderr
+    card_file = tmp_path / "micro" / "README.md"
+    card_file.write_bytes(b"x" * (2**20 + 1))
+    done = phi("models", str(tmp_path / "micro"))
+    assert done.returncode == 3
+    assert f"{card_file} has 1048577 bytes: a card has at most 1048576" in done.stderr
+    card_file.write_bytes("# A card\x1b[2J of \u202eours\n".encode() + b"\xff")
+    assert phi("models", str(tmp_path / "micro")).stdout == "# A card[2J of ours\n\ufffd\n"
 
 
 def test_models_still_lists_when_the_chosen_one_is_gone(root: Path) -> None:

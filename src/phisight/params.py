@@ -179,8 +179,8 @@ class EngineConfig:
     )
     fused: bool = option(
         False,
-        "Read with fused kernels, few tokens as one CUDA graph (CUDA with Triton only). Five times "
-        "as fast a step, but on trial: not all its checks have been seen to pass on a GPU.",
+        "Read with fused kernels, few tokens as one CUDA graph (CUDA with Triton only). On trial: "
+        "faster, but not all its checks have been seen to pass on a GPU.",
     )
 
     def __post_init__(self) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from phisight.hub import ModelFolder
     from phisight.hub.cache import LocalModel
 
+_LARGEST_CARD = 2**20  # bytes
+
 
 def pull(
     model: Annotated[str, typer.Argument(help="phi-3.5-vision, phi-3-vision, or a hub id.")],
@@ -143,7 +145,12 @@ def _print_card(found: ModelFolder, *, json: bool) -> None:
     card = found.path / "README.md"
     if not card.is_file():
         raise ModelError(f"{found.name} has no card: there is no README.md in {found.path}")
-    text = printable(card.read_text(encoding="utf-8", errors="replace"))
+    if (size := card.stat().st_size) > _LARGEST_CARD:
+        raise ModelError(f"{card} has {size} bytes: a card has at most {_LARGEST_CARD}")
+    try:
+        text = printable(card.read_text(encoding="utf-8", errors="replace"))
+    except OSError as error:
+        raise ModelError(f"{card} cannot be read: {error.strerror}") from None
     if json:
         record = {"name": found.name, "path": found.path, "card": text}
         typer.echo(json_format.dumps(record, default=str))

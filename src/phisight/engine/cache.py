@@ -92,14 +92,7 @@ class PagedCache:
                     seen = [
                         read_pages(store, at_blocks, total, q.dtype) for store in (keys, values)
                     ]
-                chunk = functional.scaled_dot_product_attention(
-                    q[place].transpose(0, 1)[None],  # (1, H, length, d)
-                    seen[0][None],
-                    seen[1][None],
-                    attn_mask=mask,
-                    is_causal=mask is None,
-                )
-                mixed[place] = chunk[0].transpose(0, 1)
+                mixed[place] = _attend_chunk(q[place], seen[0], seen[1], mask)
             return mixed
 
         return attend
@@ -122,17 +115,21 @@ class PagedCache:
             mixed = torch.empty_like(q)
             for place, total, mask, used in places:
                 keys, values = (
-                    read_pages(store[layer], used, total, q.dtype)[None]
+                    read_pages(store[layer], used, total, q.dtype)
                     for store in (self.keys, self.values)
                 )
-                chunk = functional.scaled_dot_product_attention(
-                    q[place].transpose(0, 1)[None], keys, values,
-                    attn_mask=mask, is_causal=mask is None,
-                )  # fmt: skip
-                mixed[place] = chunk[0].transpose(0, 1)
+                mixed[place] = _attend_chunk(q[place], keys, values, mask)
             return mixed
 
         return mix
+
+
+def _attend_chunk(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """(length, H, d) queries over (H, total, d); without a mask tokens see those before them."""
+    mixed = functional.scaled_dot_product_attention(
+        q.transpose(0, 1)[None], keys[None], values[None], attn_mask=mask, is_causal=mask is None
+    )
+    return mixed[0].transpose(0, 1)
 
 
 def _mask(part: Part, device: torch.device) -> Tensor | None:

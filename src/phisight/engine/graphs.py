@@ -1,7 +1,7 @@
-"""Small steps, some tokens of some sequences, without the modules' many small kernels.
+"""Steps without the modules' many small kernels: an order of operations of their own.
 
-Owns the order of operations of such a step, and on CUDA its graphs: one for each of a few sizes,
-captured when first used, all over the same buffers. Ids, lengths and block tables are put into
+Owns that order, and on CUDA the graphs of small steps: one for each of a few sizes, captured when
+first used, all over the same buffers. Ids, lengths and block tables are put into
 those; everything else follows from them on the device. Keys and values of all rows are written
 before any are read, so that a row may follow another of the same sequence.
 

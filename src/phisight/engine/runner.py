@@ -52,28 +52,26 @@ class Runner:
         and after each of their guesses."""
         model, device = self._model, self._model.device
         self._cache.clear(new_blocks)
+        wanted, of = _wanted(slices)
+        at = torch.tensor(wanted, device=device, dtype=torch.long)
         if self._decoder is not None and _size(slices) <= self._decoder.most:
-            return _wanted(slices, *self._decoder.step(self._rows(slices)))
+            logits, plain = self._decoder.step(self._rows(slices))
+            if len(wanted) < len(logits):
+                logits, plain = logits[at], plain[:, at]
+            return Rows(logits, of, plain)
         slots: list[int] = []
         pieces: list[Tensor] = []
         positions: list[int] = []
         regimes: list[bool] = []
-        wanted: list[int] = []
-        of: list[range] = []
         for part in slices:
             ids, features = self._slots(part, -len(pieces))
             pieces += features
-            first = len(slots) + part.count - 1
             slots += ids
             positions += range(part.start, part.start + len(ids))
             regimes += [part.sequence.is_long] * len(ids)
-            begin = len(wanted)
-            if part.gives_token:
-                wanted += range(first, len(slots))
-            of.append(range(begin, len(wanted)))
         x = model.model.embed(torch.tensor(slots, device=device), pieces)  # (T, D)
-        at, is_long = torch.tensor(positions), torch.tensor(regimes)
-        angles = self._rope.rotation_at(at.to(device)[:, None], is_long.to(device), x.dtype)
+        places, is_long = torch.tensor(positions), torch.tensor(regimes)
+        angles = self._rope.rotation_at(places.to(device)[:, None], is_long.to(device), x.dtype)
         rotation = Rotation(angles.cos[:, 0], angles.sin[:, 0])  # (T, d)
         parts = [
             Part(part.sequence.blocks, part.start, part.count + len(part.guesses))
@@ -83,7 +81,7 @@ class Runner:
             hidden = self._decoder.read(x, rotation, parts)
         else:
             hidden = model(x, rotation, self._cache.attention(parts))
-        return Rows(model.logits(hidden[torch.tensor(wanted, device=device, dtype=torch.long)]), of)
+        return Rows(model.logits(hidden[at]), of)
 
     def _rows(self, slices: Sequence[Slice]) -> list[Row]:
         """All tokens of a step."""
@@ -119,8 +117,8 @@ def _size(slices: Sequence[Slice]) -> int:
     return sum(part.count + len(part.guesses) for part in slices)
 
 
-def _wanted(slices: Sequence[Slice], logits: Tensor, plain: Tensor) -> Rows:
-    """Of every token's logits those that are asked for."""
+def _wanted(slices: Sequence[Slice]) -> tuple[list[int], list[range]]:
+    """Of a step's tokens those whose logits are asked for, and which of these are each slice's."""
     wanted: list[int] = []
     of, stop = [], 0
     for part in slices:
@@ -129,7 +127,4 @@ def _wanted(slices: Sequence[Slice], logits: Tensor, plain: Tensor) -> Rows:
         if part.gives_token:
             wanted += range(stop - len(part.guesses) - 1, stop)
         of.append(range(begin, len(wanted)))
-    if len(wanted) < stop:
-        at = torch.tensor(wanted, device=logits.device, dtype=torch.long)
-        logits, plain = logits[at], plain[:, at]
-    return Rows(logits, of, plain)
+    return wanted, of
