@@ -33,7 +33,7 @@ from phisight.model.weights import load_model
 
 NANO = Path(__file__).parents[1] / "src" / "phisight" / "assets" / "nano"
 WARM_UP = 150  # steps
-FLAT = 0.45  # share of the whole before the learning rate falls, in a straight line to LEAST
+FLAT = 0.35  # share of the whole before the learning rate falls, in a straight line to LEAST
 LEAST = 0.02
 HELPER_ALONE = 60  # steps in which only the new helper head learns
 HELPER_WEIGHT = 0.2

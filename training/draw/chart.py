@@ -7,16 +7,16 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from draw.figures import Figures, nice_step, random_figures
+from draw.figures import USUAL, Figures, nice_step, random_figures
 from draw.hand import Hand, brightness
 from draw.sheet import Color, Drawn, Font, Sheet
 
 BY_MATPLOTLIB = 0.15  # six times as slow
 
 
-def chart(hand: Hand, width: int, height: int) -> Drawn:
+def chart(hand: Hand, width: int, height: int, kinds: tuple[str, ...] = USUAL) -> Drawn:
     while True:
-        figures = random_figures(hand)
+        figures = random_figures(hand, kinds)
         sheet = draw_figures(hand, figures, width, height)
         if sheet is not None:
             return Drawn([sheet], figures.turns(hand))

@@ -25,7 +25,7 @@ def distorted(hand: Hand, sheet: Sheet) -> Sheet:
         grey = Image.new("RGB", image.size, hand.color(90, 200))
         image = Image.blend(image, grey, r.uniform(0.05, 0.4))
     if hand.chance(0.3):
-        image = image.filter(ImageFilter.GaussianBlur(r.uniform(0.3, 0.9)))
+        image = image.filter(_blur(r.uniform(0.3, 0.9)))
     if hand.chance(0.25):
         scale = r.uniform(0.75, 1.5)
         small = (max(8, int(image.width * scale)), max(8, int(image.height * scale)))
@@ -38,6 +38,13 @@ def distorted(hand: Hand, sheet: Sheet) -> Sheet:
         image.save(stream, "JPEG", quality=r.randint(35, 92))
         image = Image.open(stream).convert("RGB")
     return Sheet(image, marks)
+
+
+def _blur(sigma: float) -> ImageFilter.Kernel:
+    """Gaussian, cut to 3 x 3: a sixth of the time of Pillow's, which is for any width."""
+    side = float(np.exp(-0.5 / sigma**2))
+    corner = side * side
+    return ImageFilter.Kernel((3, 3), (corner, side, corner, side, 1, side, corner, side, corner))
 
 
 def _noisy(hand: Hand, image: Image.Image, sigma: float) -> Image.Image:

@@ -27,6 +27,9 @@ MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 NAMES = {"bar": "bar chart", "grouped": "grouped bar chart", "line": "line chart",
          "pie": "pie chart"}  # fmt: skip
+# How often each is drawn: as an evaluation asks, and as training practises what is hard.
+USUAL = ("bar", "bar", "bar", "line", "line", "grouped", "pie")
+PRACTICE = ("bar", "bar", "line", "line", "grouped", "grouped", "pie", "pie")
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,9 @@ class Figures:
         return turns
 
 
-def random_figures(hand: Hand) -> Figures:
+def random_figures(hand: Hand, kinds: tuple[str, ...] = USUAL) -> Figures:
     r = hand.random
-    kind = r.choice(("bar", "bar", "bar", "line", "line", "grouped", "pie"))
+    kind = r.choice(kinds)
     count = r.randint(3, 8) if kind in ("bar", "line") else r.randint(2, 5)
     labels = _labels(hand, count, timely=kind != "pie" and hand.chance(0.65))
     series: tuple[str, ...] = ("",)
@@ -147,7 +150,7 @@ def random_figures(hand: Hand) -> Figures:
     everything = [value for row in rows for value in row]
     alike = any(everything.count(end) > 1 for end in (max(everything), min(everything)))
     if alike or (kind == "pie" and len(set(everything)) < count):
-        return random_figures(hand)
+        return random_figures(hand, kinds)
     values = tuple(map(tuple, rows))
     title = _title(hand)
     return Figures(kind, title, labels, series, values, prefix, unit, decimals, printed, step)

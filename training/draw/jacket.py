@@ -9,7 +9,7 @@ from PIL import Image
 
 from draw.block import LOGO, Block, Style, block_of, fitted, line_of, tops_of, write
 from draw.hand import Hand
-from draw.ornament import ornament
+from draw.ornament import among_letters, ornament
 from draw.sheet import Color, Sheet
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ BY = ("by", "by", "By", "written by", "a novel by", "stories by", "a book by")
 def draw_jacket(hand: Hand, book: Book, width: int, height: int) -> Sheet:
     r = hand.random
     sheet, ground = hand.paper(width, height)
-    if hand.chance(0.15):
+    if hand.chance(0.25):
         ornament(hand, sheet, ground)
     for attempt in range(12):
         faces = tuple(hand.font_path() for _ in range(r.choice((1, 2, 2, 3))))
@@ -54,6 +54,12 @@ def draw_jacket(hand: Hand, book: Book, width: int, height: int) -> Sheet:
     for block, top in zip(blocks, tops, strict=True):
         if block.lines:
             write(hand, style, block, top, inks)
+    ends = [style.margin, *(top + block.height for block, top in zip(blocks, tops, strict=True))]
+    if hand.chance(0.3) and inks:
+        for above, below in zip(ends, [*tops, height - style.margin], strict=True):
+            size = min(0.45 * (below - above), r.uniform(0.2, 0.7) * blocks[0].size)
+            if size > 0.3 * sheet.smallest and hand.chance(0.5):
+                among_letters(hand, sheet, (above + below) / 2, size, r.choice(inks))
     return sheet
 
 

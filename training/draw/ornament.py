@@ -30,6 +30,16 @@ def ornament(hand: Hand, sheet: Sheet, ground: Color) -> None:
     draw(hand, sheet, Spot(x, y, size, hand.color(), ground))
 
 
+def among_letters(hand: Hand, sheet: Sheet, y: float, size: float, ink: Color) -> None:
+    """One as large as a letter and in the ink of the text it stands near."""
+    r = hand.random
+    x = r.choice((0.5, r.uniform(0.05, 0.95))) * sheet.width
+    draw = r.choice((_disc, _plate, _crescent, _rings))
+    under = sheet.image.getpixel((int(x), min(int(y), sheet.height - 1)))
+    assert isinstance(under, tuple)
+    draw(hand, sheet, Spot(x, y, size, ink, under[:3]))
+
+
 def _disc(hand: Hand, sheet: Sheet, spot: Spot) -> None:
     sheet.pen.ellipse(spot.box, fill=spot.fill)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from draw import chart, cover, figures, pair, photo, scene, table, text
@@ -14,7 +15,7 @@ from draw.sheet import Drawn, Sheet, Turn
 DRAW: dict[str, Callable[[Hand, int, int], Drawn]] = {
     "cover": cover.cover,
     "text": text.text,
-    "chart": chart.chart,
+    "chart": partial(chart.chart, kinds=figures.PRACTICE),
     "table": table.table,
     "scene": scene.scene,
     "pair": pair.pair,

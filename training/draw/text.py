@@ -6,6 +6,7 @@ import string
 from collections.abc import Iterator
 
 from draw.hand import Hand
+from draw.prices import price_list
 from draw.sheet import Drawn, Sheet, Turn
 
 READ = (
@@ -46,14 +47,9 @@ COMMON = (
 
 
 def text(hand: Hand, width: int, height: int) -> Drawn:
-    kind = hand.random.random()
-    if kind < 0.34:
-        return scattered(hand, width, height)
-    if kind < 0.66:
-        return paragraph(hand, width, height)
-    if kind < 0.78:
-        return sign(hand, width, height)
-    return receipt(hand, width, height) if kind < 0.9 else screen(hand, width, height)
+    kinds = (scattered, paragraph, sign, receipt, screen, prices)
+    (draw,) = hand.random.choices(kinds, (0.38, 0.22, 0.1, 0.1, 0.1, 0.1))
+    return draw(hand, width, height)
 
 
 def scattered(hand: Hand, width: int, height: int) -> Drawn:
@@ -178,6 +174,13 @@ def receipt(hand: Hand, width: int, height: int) -> Drawn:
         written.append(" ".join(line))
         y += font.size * 1.35
     return _drawn(hand, sheet, written, (*READ, *RECEIPT)) or scattered(hand, width, height)
+
+
+def prices(hand: Hand, width: int, height: int) -> Drawn:
+    """What stands at either side of a line is read as one."""
+    made = price_list(hand, width, height)
+    drawn = _drawn(hand, *made, READ) if made is not None else None
+    return drawn or prices(hand, width, height)
 
 
 def screen(hand: Hand, width: int, height: int) -> Drawn:
