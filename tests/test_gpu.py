@@ -22,7 +22,7 @@ from phisight.model.weights import load_model
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
-BF16_TIE = 0.25  # two bfloat16 steps at logits of 8 to 16: closer ones may be picked either way
+BF16_TIE = 0.25  # two bfloat16 steps at logits of 16 to 32: no further apart, either may be picked
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_law(exact: Phi3V, half: Phi3V, length: int, dtype: str, fused: bool) ->
     expected, gaps = greedy(model, ids, max_tokens=12)
     got = generate(model, ids, (), 12, fused=fused)
     parted = next((i for i in range(12) if got[i] != expected[i]), None)
-    assert parted is None or gaps[parted] < tie, (parted, gaps)
+    assert parted is None or gaps[parted] <= tie, (parted, gaps)
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -91,14 +91,27 @@ def test_a_cache_too_small_is_said_before_it_is_asked_for() -> None:
 def test_no_memory_in_a_step_is_a_clear_error_and_the_model_lives_on() -> None:
     model = phisight.load()
     gc.collect()
-    torch.cuda.empty_cache()  # what other tests freed would serve
+    torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(1e-6)
+    held = _all_that_is_left()  # in segments that other tests' tensors keep
     try:
         with pytest.raises(BudgetError, match=r"no memory on cuda:0 for 39\d\d tokens: use fewer"):
             model.ask("x" * 3900, max_tokens=100)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+    del held
     assert model.ask("Hi", max_tokens=2).usage.completion_tokens <= 2
+
+
+def _all_that_is_left() -> list[torch.Tensor]:
+    held = []
+    for size in (2**24, 2**22, 2**20, 2**18):
+        try:
+            while True:
+                held.append(torch.empty(size, dtype=torch.uint8, device=CUDA))
+        except torch.OutOfMemoryError:
+            pass
+    return held
 
 
 @pytest.mark.parametrize(("fused", "least"), [(False, 32), (True, 32), (True, 1)])

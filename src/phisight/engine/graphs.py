@@ -105,7 +105,7 @@ class Decoder:
         features = {i: row.feature for i, row in enumerate(rows) if row.feature is not None}
         if features:
             at = torch.tensor(list(features), device=self._features.device)
-            self._features[at] = torch.stack(list(features.values()))
+            self._features[at] = torch.stack(list(features.values())).to(self._features)
 
     def _captured(self, size: int) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
         """A graph of the step at one batch size, and where its results will be."""
