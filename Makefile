@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 # Threads that spin while they wait starve on a busy machine: docs/log.md has the figures.
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format kernels clean
 
 demo: $(VENV)/.installed
 	$(RUN) examples/demo.py
@@ -21,6 +21,10 @@ check: $(VENV)/.installed-dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
+
+# Compiled kernels for packed weights (phisight quantize): an option, with any C compiler.
+kernels: $(VENV)/.installed
+	$(RUN) -m phisight.kernels.native
 
 format: $(VENV)/.installed-dev
 	$(RUN) -m ruff format .

@@ -1,0 +1,44 @@
+/* Sixteen numbers at a time, in GCC's and Clang's vectors: each processor gets its own instructions
+ * for them, picked when the library is loaded. */
+#ifndef PHISIGHT_WIDE_H
+#define PHISIGHT_WIDE_H
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+#if defined(__x86_64__)
+#define CLONED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define CLONED
+#endif
+
+#define LANES 16
+typedef float Wide __attribute__((vector_size(64)));
+typedef int32_t Words __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+
+#define LOAD(kind, from) ({ kind loaded; memcpy(&loaded, from, sizeof loaded); loaded; })
+#define FOLDED(v, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p) \
+    ((v) + __builtin_shufflevector(v, v, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p))
+/* Of all lanes, by halves: one after the other, adding waits for adding. */
+#define SUM(wide) ({ \
+    Wide v_ = (wide); \
+    v_ = FOLDED(v_, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7); \
+    v_ = FOLDED(v_, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11); \
+    v_ = FOLDED(v_, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13); \
+    v_ = FOLDED(v_, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14); \
+    v_[0]; \
+})
+/* Sixteen bfloat16 numbers as floats. */
+#define WIDENED(from) ((Wide)(__builtin_convertvector(LOAD(Halves, from), Words) << 16))
+
+INLINE float widened(uint16_t bits) {
+    uint32_t wide = (uint32_t)bits << 16;
+    float value;
+    memcpy(&value, &wide, sizeof value);
+    return value;
+}
+
+#endif

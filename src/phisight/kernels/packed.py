@@ -1,0 +1,143 @@
+"""Linear layers whose weights are stored in 8 or 4 bits, on the CPU.
+
+`unpack_int4` and `unpack_int8` define what the stored numbers mean. Few rows are multiplied by
+`kernels.native` where it has been built, else by torch's own operation for 4 bits; many rows by a
+matrix product in the rows' dtype, over weights unpacked a piece at a time.
+
+Dimensions: T rows, N outputs, K inputs, G groups of GROUP inputs (the last may be part padding).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from phisight.kernels import native
+
+GROUP = 128
+PLANE = 32  # of a group's codes, those at the same four bits of its 32 words of 16 bits
+LEVELS = 15
+FEW = 16  # rows: beyond, unpacking costs less than it saves
+PIECE = 16 * 2**20  # weights unpacked at once
+# Shares of a group's range that are tried. One extreme weight left out can let all others be
+# stored closer: the choice is by squared error, and needs no data.
+SHRINKS = (1.0, 0.94, 0.88, 0.82, 0.76)
+
+
+def groups_of(width: int) -> int:
+    return -(-width // GROUP)
+
+
+def pack_int4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, K) weights to (N, G * GROUP / 2) uint8 codes, (N, G) bfloat16 scales and offsets."""
+    padding = groups_of(weight.shape[1]) * GROUP - weight.shape[1]
+    # Multiplied by zeros: any value within the range.
+    padded = torch.cat([weight, weight[:, -1:].expand(-1, padding)], 1)
+    w = padded.float().unflatten(1, (-1, GROUP))  # (N, G, GROUP)
+    low, high = w.amin(-1, keepdim=True), w.amax(-1, keepdim=True)
+    middle, span = (low + high) / 2, high - low
+    scales, offsets = torch.empty_like(span), torch.empty_like(span)
+    least = torch.full_like(span, torch.inf)
+    for shrink in SHRINKS:
+        scale = (span * (shrink / LEVELS)).bfloat16().float()
+        offset = (middle + scale / 2).bfloat16().float()  # of code 8: 7.5 is the middle one
+        error = _codes(w, scale, offset).sub_(8).mul_(scale).add_(offset).sub_(w)
+        error[:, -1, GROUP - padding :] = 0
+        error = error.square_().sum(-1, keepdim=True)
+        better = error < least
+        least = torch.where(better, error, least)
+        scales, offsets = torch.where(better, scale, scales), torch.where(better, offset, offsets)
+    codes = _codes(w, scales, offsets).to(torch.int32).unflatten(-1, (4, PLANE))
+    shifts = torch.tensor([0, 4, 8, 12], dtype=torch.int32)[:, None]
+    words = (codes << shifts).sum(2).to(torch.uint16)  # (N, G, PLANE)
+    stored = words.flatten(1).view(torch.uint8)
+    return stored, scales[..., 0].bfloat16(), offsets[..., 0].bfloat16()
+
+
+def _codes(w: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    """The nearest of (N, G, GROUP) weights, as floats."""
+    steps = torch.where(scale > 0, 1 / scale, 0.0)
+    return torch.sub(w, offset).mul_(steps).round_().add_(8).clamp_(0, LEVELS)
+
+
+def unpack_int4(codes: Tensor, scales: Tensor, offsets: Tensor, width: int) -> Tensor:
+    """What `pack_int4` stored, (N, K) in float32: (code - 8) * scale + offset."""
+    words = codes.view(torch.uint16).to(torch.int32).unflatten(1, (-1, 1, PLANE))
+    shifts = torch.tensor([0, 4, 8, 12], dtype=torch.int32)[:, None]
+    numbers = ((words >> shifts) & LEVELS).flatten(2).float()  # (N, G, GROUP)
+    wide = torch.addcmul(offsets.float()[..., None], numbers - 8, scales.float()[..., None])
+    return wide.flatten(1)[:, :width]
+
+
+def linear_int4(x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor) -> Tensor:
+    """(T, K) times what is packed, transposed: (T, N) in the dtype of x."""
+    if len(x) <= FEW and native.is_built() and x.dtype in (torch.bfloat16, torch.float32):
+        padding = scales.shape[1] * GROUP - x.shape[1]
+        return native.int4(functional.pad(x, (0, padding)), codes, scales, offsets)
+    pieces = []
+    for rows in _pieces(len(codes), x.shape[1]):
+        part = codes[rows], scales[rows], offsets[rows]
+        if native.is_built() and x.dtype == torch.bfloat16:
+            weight = native.int4_unpacked(*part)[:, : x.shape[1]]
+        else:
+            weight = unpack_int4(*part, x.shape[1]).to(x.dtype)
+        pieces.append(functional.linear(x, weight))
+    return torch.cat(pieces, -1) if len(pieces) > 1 else pieces[0]
+
+
+def in_torchs_layout(
+    codes: Tensor, scales: Tensor, offsets: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """For `linear_int4_by_torch`; None where torch has no such operation for these weights."""
+    if len(codes) % 16 or not hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu"):
+        return None
+    words = codes.view(torch.uint16).to(torch.int32).unflatten(1, (-1, 1, PLANE))
+    shifts = torch.tensor([0, 4, 8, 12], dtype=torch.int32)[:, None]
+    numbers = ((words >> shifts) & LEVELS).flatten(1)  # (N, G * GROUP)
+    laid = torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers, 1)
+    return laid, torch.stack([scales.T, offsets.T], -1).contiguous()  # (G, N, 2)
+
+
+def linear_int4_by_torch(x: Tensor, laid: Tensor, ranges: Tensor) -> Tensor:
+    """(T, K) bfloat16 rows, few, as `linear_int4`."""
+    padded = functional.pad(x, (0, len(ranges) * GROUP - x.shape[1]))
+    y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(padded, laid, GROUP, ranges)
+    return y
+
+
+def described() -> str:
+    """What few rows are multiplied by."""
+    if native.is_built():
+        return "by the compiled kernels"
+    return "by torch alone: `python -m phisight.kernels.native` compiles faster kernels"
+
+
+def pack_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, K) weights to (N, K) int8 codes and (N,) bfloat16 scales."""
+    w = weight.float()
+    scales = (w.abs().amax(1) / 127).bfloat16()
+    codes = (w / scales.float().clamp(min=1e-30)[:, None]).round().clamp(-127, 127)
+    return codes.to(torch.int8), scales
+
+
+def unpack_int8(codes: Tensor, scales: Tensor) -> Tensor:
+    """What `pack_int8` stored, (N, K) in float32."""
+    return codes.float() * scales.float()[:, None]
+
+
+def linear_int8(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+    """(T, K) times what is packed, transposed: (T, N) in the dtype of x."""
+    if len(x) <= FEW and native.is_built() and x.dtype in (torch.bfloat16, torch.float32):
+        return native.int8(x, codes, scales)
+    pieces = []
+    for rows in _pieces(*codes.shape):
+        # The scale goes to the result: codes are exact in bfloat16.
+        product = functional.linear(x, codes[rows].to(x.dtype))
+        pieces.append(product * scales[rows].to(x.dtype))
+    return torch.cat(pieces, -1) if len(pieces) > 1 else pieces[0]
+
+
+def _pieces(outputs: int, width: int) -> list[slice]:
+    step = max(1, PIECE // width)
+    return [slice(start, start + step) for start in range(0, outputs, step)]

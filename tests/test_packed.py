@@ -1,0 +1,122 @@
+"""Packed weights: what the stored numbers mean, and that every way of multiplying agrees."""
+
+import functools
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from phisight.kernels import native, packed, paged
+
+SHAPES = [(16, 128), (37, 41), (264, 448), (64, 300)]
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 8e-3}
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The C files compiled here, whatever lies beside them."""
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler: the plain twins are tested alone")
+    made = tmp_path_factory.mktemp("native") / "libphisight.so"
+    assert native.build(made) == 0
+    return made
+
+
+@pytest.fixture(params=["compiled", "plain"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """With the compiled kernels, and without."""
+    compiled = request.param == "compiled"
+    path = request.getfixturevalue("library") if compiled else Path("/nowhere")
+    monkeypatch.setattr(native, "_library", functools.partial(native.opened, path))
+    assert native.is_built() == compiled
+    return str(request.param)
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_four_bits_store_the_nearest_of_sixteen(shape: tuple[int, int]) -> None:
+    weight = normal(*shape)
+    codes, scales, offsets = packed.pack_int4(weight)
+    groups = packed.groups_of(shape[1])
+    assert codes.shape == (shape[0], groups * packed.GROUP // 2)
+    assert codes.dtype == torch.uint8
+    got = packed.unpack_int4(codes, scales, offsets, shape[1])
+    padded = functional.pad(weight, (0, groups * packed.GROUP - shape[1]))
+    parts = padded.unflatten(1, (groups, -1))
+    low, high = parts.amin(-1, keepdim=True), parts.amax(-1, keepdim=True)
+    rounded = ((parts - low) / (high - low) * 15).round() / 15 * (high - low) + low
+    plain = (rounded.flatten(1)[:, : shape[1]] - weight).square().mean()
+    assert (got - weight).square().mean() < 1.02 * plain  # as rounding to the range, or better
+
+
+def test_an_extreme_weight_does_not_spoil_its_group() -> None:
+    weight = normal(8, 128)
+    weight[:, 5] = 8.0
+    got = packed.unpack_int4(*packed.pack_int4(weight), 128)
+    step = (8.0 - weight.amin(1)) / 15
+    assert (got - weight).square().mean(1).max() < (step.square() / 12).max()
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25, -3.0])
+def test_a_group_of_equal_weights_stays_what_it_is(value: float) -> None:
+    weight = torch.full((16, 128), value)
+    assert torch.equal(packed.unpack_int4(*packed.pack_int4(weight), 128), weight)
+    codes, scales = packed.pack_int8(weight)
+    assert (packed.unpack_int8(codes, scales) - weight).abs().max() <= abs(value) / 127
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, packed.FEW, packed.FEW + 1])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_way_multiplies_what_is_stored(
+    way: str, shape: tuple[int, int], rows: int, dtype: torch.dtype
+) -> None:
+    weight, x = normal(*shape) * 0.02, normal(rows, shape[1]).to(dtype)
+    four, eight = packed.pack_int4(weight), packed.pack_int8(weight)
+    stored = [packed.unpack_int4(*four, shape[1]), packed.unpack_int8(*eight)]
+    got = [packed.linear_int4(x, *four), packed.linear_int8(x, *eight)]
+    laid = packed.in_torchs_layout(*four)
+    assert (laid is None) == bool(shape[0] % 16)
+    if laid is not None and dtype == torch.bfloat16:
+        stored.append(stored[0])
+        got.append(packed.linear_int4_by_torch(x, *laid))
+    for weights, y in zip(stored, got, strict=True):
+        right = x.double() @ weights.double().T
+        assert y.dtype == dtype
+        assert (y.double() - right).abs().max() <= TOLERANCE[dtype] * right.abs().max()
+
+
+def test_the_compiled_unpacking_is_the_definition(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "_library", functools.partial(native.opened, library))
+    parts = packed.pack_int4(normal(70, 300))
+    right = packed.unpack_int4(*parts, 3 * packed.GROUP).bfloat16()
+    assert torch.equal(native.int4_unpacked(*parts), right)
+
+
+@pytest.mark.parametrize("size", [32, 96])
+def test_compiled_attention(library: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(native, "_library", functools.partial(native.opened, library))
+    keys, values = (normal(40, 3, 16, size + i).bfloat16()[..., :size].contiguous() for i in (0, 1))
+    q = normal(3, 3, size).bfloat16()
+    pages = paged.Pages.of([([3, 1, 7], 40), ([9], 1), ([10, 11, 12, 20, 30], 80)], keys)
+    wide = (tensor.double() for tensor in (q, keys, values))
+    right = paged.attend_pages_gathered(*wide, pages)
+    assert native.can_attend(q, keys)
+    got = paged.attend_pages(q, keys, values, pages)
+    assert (got.double() - right).abs().max() <= 4e-3
+    alone = paged.Pages.of([([9], 1)], keys)
+    assert torch.equal(paged.attend_pages(q[1:2], keys, values, alone)[0], got[1])
+
+
+def test_a_library_of_another_version_is_left_alone(tmp_path: Path) -> None:
+    assert native.opened(tmp_path / "no.so") is None
+    (tmp_path / "text.so").write_text("no library")
+    assert native.opened(tmp_path / "text.so") is None
