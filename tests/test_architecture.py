@@ -22,6 +22,7 @@ EVERYWHERE = {
     "hd",
     "jsonfile",
     "machine",
+    "packing",
 }  # import nothing of ours but each other
 
 # Rooms and the rooms they may import, besides EVERYWHERE.
@@ -33,9 +34,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hd": set(),
     "jsonfile": set(),
     "machine": set(),
+    "packing": set(),
     "hub": set(),
     "fetch": set(),
-    "placement": set(),
+    "placement": {"kernels"},
     "kernels": set(),
     "model": {"kernels"},
     "processing": {"fetch"},
@@ -45,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "chat": {"answer", "processing"},
     "api": {"answer", "chat", "cost", "engine", "hub", "model", "placement", "processing", "rows"},
     "preview": {"hub", "model", "processing"},
+    "quantize": {"hub", "model"},
     "cost": set(),
     "tasks": set(),
     "hf": {"model", "processing"},
@@ -58,6 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "hub",
         "placement",
         "preview",
+        "quantize",
         "server",
         "tasks",
         "verify",
@@ -104,6 +108,7 @@ LIBRARIES: dict[str, set[str]] = {
         "placement",
         "preview",
         "processing",
+        "quantize",
         "verify",
     },
 }

@@ -134,6 +134,7 @@ NOT_RUN_HERE = {
     "make test": "it is what runs this",
     "make check": "a part of make test",
     "make format": "it would change the tree",
+    "make kernels": "test_packed compiles them elsewhere",
     "make clean": "it would remove what runs this",
     "python3 -m venv env && . env/bin/activate": "it would change this environment",
     "pip install .": "the wheel is built and run in test_package",

@@ -18,8 +18,8 @@ import phisight
 from phisight.cli.main import app
 from phisight.errors import BudgetError, CheckpointError
 from phisight.model import scan
+from phisight.model.files import open_tensors
 from phisight.model.scan import scan_file
-from phisight.model.weights import open_tensors
 from phisight.processing.processor import Prompt
 from phisight.verify import agreement
 from phisight.verify.agreement import DTYPES

@@ -45,6 +45,7 @@ def load(
     *,
     device: str | None = None,
     dtype: str | None = None,
+    weights: str | None = None,
     num_crops: int | None = None,
     **engine: Unpack[EngineOptions],
 ) -> Model:
@@ -52,15 +53,15 @@ def load(
 
     Without a name it is the one in PHISIGHT_MODEL, or chosen by `phisight use`, or the bundled
     `nano`; `Model.chosen_by` says which of these. `device` and `dtype` are chosen if left out, and
-    `Model.placement` says which and why; `num_crops` is the most crops a picture is cut into (the
-    checkpoint's own number if left out). Engine options are those of EngineConfig. Raises
-    ModelError, OptionError, DeviceError and, where the weights do not fit the memory, BudgetError.
+    `Model.placement` says which and why; `weights` packs the language model; `num_crops` is the
+    most crops a picture is cut into (else the checkpoint's own number). Engine options are those of
+    EngineConfig. Raises ModelError, OptionError, DeviceError, and BudgetError for want of memory.
     """
-    options = LoadOptions(device=device, dtype=dtype, num_crops=num_crops)
+    options = LoadOptions(device=device, dtype=dtype, weights=weights, num_crops=num_crops)
     serving = engine_config(engine)
     folder = find_model(model)
-    placement = choose_placement(options.device, options.dtype)
-    config = read_model_config(folder.path)
+    config = read_model_config(folder.path, options.weights)
+    placement = choose_placement(options.device, options.dtype, config.weights)
     processor = Processor(folder.path, options.num_crops)
     if processor.tokenizer.size > config.vocab_size:
         raise ConfigError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from phisight import jsonfile
 from phisight.errors import ConfigError
 from phisight.hd import CELLS, CROP, PATCHES
 from phisight.options import option_field
+from phisight.packing import chosen_weights, stored_weights
 from phisight.params import LoadOptions
 
 # What a model folder must hold besides its weights.
@@ -29,7 +30,6 @@ _FIXED_MODEL: dict[str, tuple[object, ...]] = {
     "tie_word_embeddings": (False,),
     "attention_bias": (False,),
     "partial_rotary_factor": (1.0,),
-    "quantization_config": (None,),
 }
 _FIXED_EMBEDDING: dict[str, tuple[object, ...]] = {
     "embedding_cls": ("image",),
@@ -94,6 +94,7 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
     rope: RopeConfig
     vision: VisionConfig
+    weights: str | None = None  # bits of the language model's: a value of LoadOptions.weights
 
     @property
     def head_dim(self) -> int:
@@ -109,17 +110,19 @@ class ProcessorConfig:
     image_std: tuple[float, float, float]
 
 
-def read_model_config(folder: Path) -> ModelConfig:
-    """The model described by config.json and, where present, generation_config.json."""
+def read_model_config(folder: Path, weights: str | None = None) -> ModelConfig:
+    """The model described by config.json and, where present, generation_config.json.
+
+    `weights` as in LoadOptions. Raises ConfigError, OptionError.
+    """
     config = model_config(jsonfile.read_json(folder / "config.json"))
+    config = replace(config, weights=chosen_weights(config.weights, weights))
     generation = folder / "generation_config.json"
     if not generation.exists():
         return config
-    more = jsonfile.token_ids(
-        jsonfile.read_json(generation).get("eos_token_id"), "eos_token_id of generation_config"
-    )
-    eos = tuple(dict.fromkeys((*config.eos_token_ids, *more)))
-    return ModelConfig(**{**vars(config), "eos_token_ids": eos})
+    eos = jsonfile.read_json(generation).get("eos_token_id")
+    more = jsonfile.token_ids(eos, "eos_token_id of generation_config")
+    return replace(config, eos_token_ids=tuple(dict.fromkeys((*config.eos_token_ids, *more))))
 
 
 def model_config(data: Mapping[str, Any]) -> ModelConfig:
@@ -134,10 +137,8 @@ def model_config(data: Mapping[str, Any]) -> ModelConfig:
         raise ConfigError(
             "rope_scaling is missing (null for none); rope_parameters is not read in its place"
         )
-    hidden, heads = (
-        jsonfile.whole_number(data, "hidden_size"),
-        jsonfile.whole_number(data, "num_attention_heads"),
-    )
+    hidden = jsonfile.whole_number(data, "hidden_size")
+    heads = jsonfile.whole_number(data, "num_attention_heads")
     if hidden % heads or hidden // heads % 2:
         raise ConfigError(f"hidden_size={hidden} does not split into {heads} heads of even size")
     if data.get("num_key_value_heads", heads) != heads:
@@ -146,11 +147,11 @@ def model_config(data: Mapping[str, Any]) -> ModelConfig:
             f"num_attention_heads={heads}; this family has no grouped-query attention"
         )
     max_positions = jsonfile.whole_number(data, "max_position_embeddings")
-    window = data.get("sliding_window")
-    if window is not None:
-        window = jsonfile.whole_number(data, "sliding_window")
     # Phi-3-V files name a window as long as the context: it masks nothing.
-    if window is not None and window < max_positions:
+    if (
+        data.get("sliding_window") is not None
+        and (window := jsonfile.whole_number(data, "sliding_window")) < max_positions
+    ):
         raise ConfigError(
             f"sliding_window={window} is below max_position_embeddings={max_positions}: "
             "windowed attention is not implemented"
@@ -166,6 +167,7 @@ def model_config(data: Mapping[str, Any]) -> ModelConfig:
         eos_token_ids=jsonfile.token_ids(data.get("eos_token_id"), "eos_token_id"),
         rope=_rope_config(data, hidden // heads, max_positions),
         vision=_vision_config(jsonfile.section(data, "img_processor")),
+        weights=stored_weights(data.get("quantization_config")),
     )
 
 
@@ -227,10 +229,8 @@ def _vision_config(data: Mapping[str, Any]) -> VisionConfig:
             "num_attention_heads": 16,
             "num_hidden_layers": data.get("num_hidden_layers", 24),
         }
-    hidden, heads = (
-        jsonfile.whole_number(vision, "hidden_size"),
-        jsonfile.whole_number(vision, "num_attention_heads"),
-    )
+    hidden = jsonfile.whole_number(vision, "hidden_size")
+    heads = jsonfile.whole_number(vision, "num_attention_heads")
     if hidden % heads:
         raise ConfigError(f"vision hidden_size={hidden} does not split into {heads} heads")
     if data.get("image_dim_out", hidden) != hidden:

@@ -15,6 +15,7 @@ from phisight.jsonfile import brief
 from phisight.options import check_limits, check_names, option
 
 DTYPES = ("bfloat16", "float32")
+WEIGHTS = ("int8", "int4")
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -120,6 +121,12 @@ class LoadOptions:
         None,
         "Number format of the weights. Left out: bfloat16 where the device computes in it.",
         choices=DTYPES,
+    )
+    weights: str | None = option(
+        None,
+        "Pack the language model's weights while loading (CPU only): a quarter or half of the "
+        "memory, answers a little less exact. Left out: as the model folder has them.",
+        choices=WEIGHTS,
     )
     num_crops: int | None = option(
         None,

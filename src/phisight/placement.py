@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from phisight.errors import DeviceError
+from phisight.kernels.packed import described
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -27,10 +28,18 @@ class Placement:
         return f"{name} ({self.reason})" if self.reason else name
 
 
-def choose_placement(device: str | None, dtype: str | None) -> Placement:
-    """Fill in what is None. Raises DeviceError for a device that is not there."""
+def choose_placement(
+    device: str | None, dtype: str | None, weights: str | None = None
+) -> Placement:
+    """Fill in what is None. Raises DeviceError for a device that is not there.
+
+    Packed `weights` run on the CPU, so that without a device this is the CPU.
+    """
     reasons = []
-    if device is None:
+    if device is None and weights is not None:
+        chosen = torch.device("cpu")
+        reasons.append(f"weights in {weights} run there")
+    elif device is None:
         chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         reasons.append("a CUDA device is there" if chosen.type == "cuda" else "no CUDA device")
     else:
@@ -40,6 +49,8 @@ def choose_placement(device: str | None, dtype: str | None) -> Placement:
         reasons.append(why)
     else:
         number = _DTYPES[dtype]
+    if weights is not None:
+        reasons.append(f"{weights} {described()}")
     return Placement(chosen, number, "; ".join(reasons))
 
 

@@ -16,6 +16,7 @@ from phisight.cli.chat import chat
 from phisight.cli.look import crops, info
 from phisight.cli.models import models, pull, use
 from phisight.cli.output import exit_code, printable, show_error
+from phisight.cli.quantize import quantize
 from phisight.cli.serve import serve
 from phisight.cli.verify import verify
 from phisight.errors import PhisightError
@@ -32,7 +33,7 @@ app = typer.Typer(
 app.command()(ask)
 for _task in TASKS:
     app.command(_task.name)(task_command(_task))
-for _command in (chat, serve, crops, pull, use, models, verify, info):
+for _command in (chat, serve, crops, pull, use, models, quantize, verify, info):
     app.command()(_command)
 
 

@@ -16,7 +16,7 @@ from transformers.utils import cached_file
 
 from phisight.config import ModelConfig
 from phisight.errors import CheckpointError, OptionError, PhisightWarning
-from phisight.model.weights import check_tied, locate_tensors, stored_shapes
+from phisight.model.files import check_tied, locate_tensors, stored_shapes
 from phisight.processing.tokenizer import Tokenizer
 
 # Options with which the weights are not the folder's model.safetensors.

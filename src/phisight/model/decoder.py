@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from phisight.config import ModelConfig
+from phisight.model.packed import linear
 from phisight.model.rope import Rotation, rotate
 
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
@@ -44,8 +45,8 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.num_heads = layer, config.num_heads
-        self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.qkv_proj = linear(config, config.hidden_size, 3 * config.hidden_size)
+        self.o_proj = linear(config, config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         qkv = self.qkv_proj(x).unflatten(-1, (3, self.num_heads, -1))  # (..., T, 3, heads, d)
@@ -57,8 +58,8 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_up_proj = linear(config, config.hidden_size, 2 * config.intermediate_size)
+        self.down_proj = linear(config, config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up_proj(x).chunk(2, dim=-1)  # (..., I) each

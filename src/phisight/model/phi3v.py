@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from phisight.config import ModelConfig
 from phisight.hd import PATCHES
 from phisight.model.decoder import Attend, DecoderLayer, RMSNorm, widened
+from phisight.model.packed import last_linear
 from phisight.model.projector import ImageEmbedding
 from phisight.model.rope import Rope, Rotation
 from phisight.model.vision import empty_embedding
@@ -86,7 +87,7 @@ class Phi3V(nn.Module):
         self.config = config
         self.mark = object()  # what EncodedImage.encoder compares with
         self.model = Phi3VModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = last_linear(config, config.hidden_size, config.vocab_size)
 
     @property
     def device(self) -> torch.device:
@@ -148,7 +149,8 @@ class Phi3V(nn.Module):
 
     def bytes_per_step(self, batch: int, context: int) -> int:
         """Bytes read to decode one token for each of `batch` sequences of `context` tokens."""
-        weights = sum(p.nbytes for p in (*self.model.layers.parameters(), self.lm_head.weight))
+        read = (*self.model.layers.parameters(), *self.lm_head.parameters())
+        weights = sum(parameter.nbytes for parameter in read)
         return weights + batch * context * self.bytes_per_token_cached()
 
     def flops(self, prompt_tokens: int, crops: int) -> int:

@@ -15,7 +15,7 @@ import torch
 
 from phisight.config import ModelConfig
 from phisight.errors import CheckpointError
-from phisight.model.weights import open_tensors
+from phisight.model.files import open_tensors
 
 _PIECE = 32 * 2**20  # bytes looked at together
 _FLOATS = ("BF16", "F16", "F32", "F64")  # others are no weights: position_ids, for one

@@ -7,24 +7,24 @@ in a model folder is ever imported or unpickled.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from phisight import jsonfile
 from phisight.config import ModelConfig
-from phisight.errors import BudgetError, CheckpointError
+from phisight.errors import BudgetError, CheckpointError, DeviceError
+from phisight.model.files import TIED, check_tied, locate_tensors, open_tensors, stored_shapes
 from phisight.model.memory import free_bytes
+from phisight.model.packed import ROWS, pack_pieces, packed_layers
 from phisight.model.phi3v import Phi3V
 
 _CHUNK = 4 * 2**20  # bytes converted at a time: what loading may need beyond the weights
 _TOWER = "model.vision_embed_tokens.img_processor.vision_model."
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-# The official class saves its token embeddings a second time, under the image embedding.
-_TIED, _TIED_TO = "model.vision_embed_tokens.wte.weight", "model.embed_tokens.weight"
+_PACKED_DTYPES = {"U8": torch.uint8, "I8": torch.int8}
 # Tensors some exports hold that are constants, not weights.
 _CONSTANTS = re.compile(r".*\.(position_ids|rotary_emb\.inv_freq)")
 
@@ -34,30 +34,64 @@ def load_model(
 ) -> Phi3V:
     """The network with its weights, ready for inference.
 
-    Weights already in `dtype` on the CPU are mapped, not copied; others are converted piece by
-    piece, so that memory never exceeds 1.1 x the final weights for models of some size. Raises
-    CheckpointError naming missing, left-over and misshapen keys, and BudgetError, before anything
-    is allocated, where the converted weights would not fit the free memory.
+    Weights already in `dtype` on the CPU are mapped, not copied, and packed ones as they are;
+    others are converted or packed piece by piece, so that memory never exceeds 1.1 x the final
+    weights for models of some size. Raises CheckpointError naming missing, left-over and misshapen
+    keys, DeviceError for packed weights on a device that has no operations for them, and
+    BudgetError, before anything is allocated, where the converted weights would not fit the free
+    memory.
     """
+    if config.weights is not None and device.type != "cpu":
+        raise DeviceError(
+            f'weights in {config.weights} run on the CPU only: use device="cpu", or full weights'
+        )
     with torch.device("meta"):
         model = Phi3V(config)
     files = _checked_files(folder, model)
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    parameters = dict(model.named_parameters())
+    to_pack = {name: layer for name, layer in packed_layers(model) if f"{name}.codes" not in files}
+    stored = [name for name in parameters if name.rpartition(".")[0] not in to_pack]
     state: dict[str, Tensor] = {}
-    for file in dict.fromkeys(files[name] for name in sizes):
-        names = [name for name in sizes if files[name] == file]
-        state |= _mapped(file, names, device, dtype)
-    converted = [name for name in sizes if name not in state]
-    needed, free = sum(sizes[name] for name in converted) * dtype.itemsize, free_bytes(device)
+    for file in dict.fromkeys(files[name] for name in stored):
+        names = [name for name in stored if files[name] == file]
+        state |= _mapped(file, {n: final_dtype(parameters[n], dtype) for n in names}, device)
+    missing = [name for name in parameters if name not in state]
+    needed = sum(
+        parameters[name].numel() * final_dtype(parameters[name], dtype).itemsize for name in missing
+    )
+    free = free_bytes(device)
     if needed > free:
         raise BudgetError(
-            f"{folder}: the weights take {needed / 2**30:.2f} GiB in {dtype} and {device} has "
-            f"{free / 2**30:.2f} GiB free: use another device or dtype"
+            f"{folder}: the weights take {needed / 2**30:.2f} GiB in {config.weights or dtype} and "
+            f"{device} has {free / 2**30:.2f} GiB free: use another device or dtype"
         )
-    for name in converted:
-        state[name] = _converted(files[name], name, device, dtype)
+    for name in stored:
+        if name not in state:
+            state[name] = _converted(files[name], name, device, dtype)
+    for name, layer in to_pack.items():
+        parts = pack_pieces(layer, _rows(files[f"{name}.weight"], f"{name}.weight", ROWS))
+        state |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
     model.load_state_dict(state, strict=True, assign=True)
+    for _, layer in packed_layers(model):
+        layer.settle(dtype)
     return model.requires_grad_(False).eval()
+
+
+def save_model(model: Phi3V, path: Path) -> None:
+    """All weights to one safetensors file that `load_model` maps."""
+    save_file(model.state_dict(), path, metadata={"format": "pt"})
+
+
+def stored_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """How large the weights are, packed as the configuration says and else in `dtype`."""
+    with torch.device("meta"):
+        model = Phi3V(config)
+    return sum(p.numel() * final_dtype(p, dtype).itemsize for p in model.parameters())
+
+
+def final_dtype(parameter: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """Of a parameter made with torch's default dtype, `dtype`; packed parts have their own."""
+    return dtype if parameter.dtype == torch.float32 else parameter.dtype
 
 
 def check_weights(folder: Path, config: ModelConfig) -> None:
@@ -78,61 +112,14 @@ def _checked_files(folder: Path, model: Phi3V) -> dict[str, Path]:
     """Tensor name -> file, once all the model's parameters are there in their shapes."""
     files = locate_tensors(folder)
     wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    for name, layer in packed_layers(model):
+        if f"{name}.weight" in files:  # still to be packed
+            for part in dict(layer.named_parameters()):
+                del wanted[f"{name}.{part}"]
+            wanted[f"{name}.weight"] = (layer.out_features, layer.in_features)
     _check_keys(folder, wanted, stored_shapes(files), model.config)
     check_tied(files)
     return files
-
-
-def locate_tensors(folder: Path) -> dict[str, Path]:
-    """Tensor name -> file, through the index where there is one. Raises CheckpointError."""
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if index.exists():
-        weight_map = jsonfile.read_json(index).get("weight_map")
-        if not isinstance(weight_map, Mapping) or not weight_map:
-            raise CheckpointError(f"{index}: has no weight_map")
-        there = {path.name for path in folder.iterdir()}
-        for file in weight_map.values():
-            # A name, not a path: an index must not reach outside its folder.
-            if not isinstance(file, str) or Path(file).name != file:
-                raise CheckpointError(
-                    f"{index}: {jsonfile.brief(file)} is not the name of a file in the folder"
-                )
-            if file not in there:
-                raise CheckpointError(
-                    f"{folder}: shard {jsonfile.brief(file)} is missing; download it again"
-                )
-        return {str(name): folder / file for name, file in weight_map.items()}
-    if single.exists():
-        with open_tensors(single) as tensors:
-            return dict.fromkeys(tensors.keys(), single)
-    others = sorted(p.name for p in folder.glob("*.bin"))
-    hint = f" ({others[0]} is a pickle and is never opened; convert it)" if others else ""
-    raise CheckpointError(f"{folder}: no model.safetensors or its index{hint}")
-
-
-def open_tensors(path: Path) -> safe_open:
-    """A safetensors file, mapped. Raises CheckpointError if it is not whole."""
-    if path.exists() and not path.is_file():  # a pipe would be waited for without end
-        raise CheckpointError(f"{path}: not a regular file")
-    try:
-        return safe_open(path, framework="pt", device="cpu")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path}: not a whole safetensors file ({type(error).__name__}); download it again"
-        ) from None
-
-
-def stored_shapes(files: Mapping[str, Path]) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor, from the files' headers. Raises CheckpointError."""
-    shapes = {}
-    for file in set(files.values()):
-        with open_tensors(file) as tensors:
-            stored = set(tensors.keys())
-            for name in (name for name, place in files.items() if place == file):
-                if name not in stored:
-                    raise CheckpointError(f"{file}: lacks {name}, which the index places there")
-                shapes[name] = tuple(tensors.get_slice(name).get_shape())
-    return shapes
 
 
 def _check_keys(
@@ -149,7 +136,7 @@ def _check_keys(
         if name not in wanted
         and not name.startswith(unread)
         and not _CONSTANTS.fullmatch(name)
-        and name != _TIED
+        and name != TIED
     ]
     misshapen = [
         f"{name} is {list(found[name])}, config.json asks for {list(shape)}"
@@ -167,32 +154,35 @@ def _check_keys(
         )
 
 
-def check_tied(files: Mapping[str, Path]) -> None:
-    """Raise CheckpointError if the second copy of the token embeddings, where saved, differs."""
-    if _TIED not in files:
-        return
-    with open_tensors(files[_TIED]) as copy, open_tensors(files[_TIED_TO]) as original:
-        if not torch.equal(copy.get_tensor(_TIED), original.get_tensor(_TIED_TO)):
-            raise CheckpointError(
-                f"{files[_TIED]}: {_TIED} differs from {_TIED_TO}; two are not implemented"
-            )
-
-
 def _mapped(
-    file: Path, names: list[str], device: torch.device, dtype: torch.dtype
+    file: Path, wanted: Mapping[str, torch.dtype], device: torch.device
 ) -> dict[str, Tensor]:
     """The tensors of one file that can stay as they are, as views of its mapping."""
     state = {}
     with open_tensors(file) as tensors:
-        for name in names:
+        for name, dtype in wanted.items():
             stored = tensors.get_slice(name).get_dtype()
-            if stored not in _DTYPES:
+            packed = dtype in _PACKED_DTYPES.values()
+            known = _PACKED_DTYPES if packed else _DTYPES
+            if stored not in known or (packed and known[stored] != dtype):
+                expected = str(dtype).removeprefix("torch.") if packed else ", ".join(_DTYPES)
                 raise CheckpointError(
-                    f"{file}: {name} is stored as {stored}; only {', '.join(_DTYPES)} are read"
+                    f"{file}: {name} is stored as {stored}; only {expected} is read"
                 )
-            if device.type == "cpu" and _DTYPES[stored] == dtype:
+            if device.type == "cpu" and known[stored] == dtype:
                 state[name] = tensors.get_tensor(name)
     return state
+
+
+def _rows(file: Path, name: str, count: int) -> Iterator[Tensor]:
+    """A tensor's rows, `count` at a time, each time from the file opened anew."""
+    with open_tensors(file) as tensors:
+        total = tensors.get_slice(name).get_shape()[0]
+        if (stored := tensors.get_slice(name).get_dtype()) not in _DTYPES:
+            raise CheckpointError(f"{file}: {name} is stored as {stored}, and cannot be packed")
+    for start in range(0, total, count):
+        with open_tensors(file) as tensors:
+            yield tensors.get_slice(name)[start : start + count]
 
 
 def _converted(file: Path, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:

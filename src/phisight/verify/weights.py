@@ -7,8 +7,9 @@ from pathlib import Path
 
 from phisight.config import ModelConfig
 from phisight.errors import CheckpointError
+from phisight.model.files import locate_tensors, stored_shapes
 from phisight.model.scan import StoredTensor, another_models_config, scan_file
-from phisight.model.weights import check_weights, locate_tensors, stored_shapes
+from phisight.model.weights import check_weights
 from phisight.verify.report import Finding, listed, worst
 
 

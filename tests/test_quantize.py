@@ -1,0 +1,134 @@
+"""Models with packed weights: packed while loading, or written as a folder."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import phisight
+from phisight.config import read_model_config
+from phisight.errors import CheckpointError, ConfigError, DeviceError, OptionError
+from phisight.model.packed import packed_layers
+from phisight.model.weights import load_model
+from phisight.quantize import quantize
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", params=["int8", "int4"])
+def packed_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return quantize("nano", tmp_path_factory.mktemp("packed") / request.param, request.param)
+
+
+def test_a_packed_model_answers_the_how_tos_questions(packed_folder: Path) -> None:
+    model = phisight.load(packed_folder, device="cpu")
+    assert model.config.weights == packed_folder.name
+    assert f"{packed_folder.name} by " in str(model.placement)
+    asks = {
+        "book.png": "Help me get the title and author information of this book?",
+        "chart.png": "Could you please introduce this stock to me?",
+    }
+    full = phisight.load("nano", device="cpu")
+    for picture, question in asks.items():
+        answer = model.ask(question, [EXAMPLES / picture]).text
+        assert answer == full.ask(question, [EXAMPLES / picture]).text
+
+
+def test_a_folder_holds_what_loading_would_pack(packed_folder: Path) -> None:
+    whole = phisight.load("nano", device="cpu", weights=packed_folder.name)
+    written = load_file(packed_folder / "model.safetensors")
+    state = whole.network.state_dict()
+    assert written.keys() == state.keys()
+    assert all(torch.equal(written[name], state[name]) for name in written)
+    names = dict(packed_layers(whole.network))
+    assert "lm_head" in names
+    assert len(names) == 4 * whole.config.num_layers + 1
+    assert not any(name.startswith("model.vision_embed_tokens") for name in names)
+    stored = (packed_folder / "model.safetensors").stat().st_size
+    assert stored < (0.55 if packed_folder.name == "int4" else 0.75) * 55.7e6
+
+
+def test_a_packed_folder_is_mapped(packed_folder: Path) -> None:
+    """Nothing is copied: writing to the file shows in the tensors."""
+    copy = packed_folder.with_name(packed_folder.name + "-mapped")
+    shutil.copytree(packed_folder, copy)
+    network = load_model(copy, read_model_config(copy), device=CPU, dtype=torch.bfloat16)
+    (_, layer) = next(packed_layers(network))
+    before = bytes(layer.codes.detach().flatten()[:8].view(torch.uint8).tolist())
+    data = (copy / "model.safetensors").read_bytes()
+    with (copy / "model.safetensors").open("r+b") as file:
+        file.seek(data.index(before))
+        file.write(bytes(b ^ 255 for b in before))
+    after = bytes(layer.codes.detach().flatten()[:8].view(torch.uint8).tolist())
+    assert after == bytes(b ^ 255 for b in before)
+
+
+def test_what_cannot_be_packed_is_said(packed_folder: Path, tmp_path: Path) -> None:
+    other = {"int8": "int4", "int4": "int8"}[packed_folder.name]
+    with pytest.raises(OptionError, match=f"are in {packed_folder.name} already"):
+        phisight.load(packed_folder, weights=other)
+    with pytest.raises(OptionError, match=f"are in {packed_folder.name} already"):
+        quantize(str(packed_folder), tmp_path / "again", other)
+    with pytest.raises(OptionError, match="is there already: name a folder that is not"):
+        quantize("nano", tmp_path, "int8")
+    with pytest.raises(OptionError, match="is no folder: make it first"):
+        quantize("nano", tmp_path / "no" / "such", "int8")
+    with pytest.raises(OptionError, match="expected one of int8, int4"):
+        quantize("nano", tmp_path / "new", "int2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_said_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=10**6)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OptionError, match=r"needs 0\.1 GB, and the disk has 0\.0 GB free"):
+        quantize("nano", tmp_path / "new", "int8")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_leaves_no_half_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("phisight.quantize.save_model", full)
+    with pytest.raises(CheckpointError, match=r"cannot be written \(No space left on device\)"):
+        quantize("nano", tmp_path / "new", "int8")
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_packed_weights_are_refused(packed_folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(packed_folder, copy)
+    tensors = load_file(packed_folder / "model.safetensors")
+    name = "model.layers.0.mlp.down_proj.codes"
+    save_file(tensors | {name: tensors[name].float()}, copy / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"{name} is stored as F32; only u?int8 is read"):
+        phisight.load(copy)
+    save_file(tensors | {name: tensors[name][:, 1:].clone()}, copy / "model.safetensors")
+    with pytest.raises(CheckpointError, match="1 misshapen"):
+        phisight.load(copy)
+    del tensors[name]
+    save_file(tensors, copy / "model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"1 missing: model\.layers\.0\.mlp\.down_proj\.codes"
+    ):
+        phisight.load(copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="quantization_config=.*gptq.*: not implemented"):
+        phisight.load(copy)
+
+
+def test_packed_weights_stay_on_the_cpu() -> None:
+    folder = Path(phisight.__file__).parent / "assets" / "nano"
+    config = replace(read_model_config(folder), weights="int4")
+    with pytest.raises(DeviceError, match="weights in int4 run on the CPU only"):
+        load_model(Path("anywhere"), config, device=torch.device("meta"), dtype=torch.bfloat16)
