@@ -101,6 +101,21 @@ def test_the_compiled_unpacking_is_the_definition(
     assert torch.equal(native.int4_unpacked(*parts), right)
 
 
+@pytest.mark.parametrize("shape", [(264, 448), (37, 96), (70, 64)])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
+def test_compiled_products_in_bfloat16(
+    library: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], rows: int
+) -> None:
+    monkeypatch.setattr(native, "_library", functools.partial(native.opened, library))
+    weight, x = normal(*shape).bfloat16(), normal(rows, shape[1]).bfloat16()
+    if not native.can_multiply(x, weight):
+        pytest.skip("this processor does not multiply bfloat16")
+    right = x.double() @ weight.double().T
+    assert (native.dense(x, weight).double() - right).abs().max() <= 6e-3 * right.abs().max()
+    assert not native.can_multiply(x.float(), weight)
+    assert not native.can_multiply(x[:, :-1], weight[:, :-1])
+
+
 @pytest.mark.parametrize("size", [32, 96])
 def test_compiled_attention(library: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr(native, "_library", functools.partial(native.opened, library))

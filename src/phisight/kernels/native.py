@@ -21,9 +21,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-VERSION = 2  # of linear.c: a library of another is left alone
+VERSION = 3  # of linear.c: a library of another is left alone
 SOURCES = Path(__file__).with_name("c")
 LIBRARY = Path(__file__).with_name("native.bin")  # not .so: Python would take it for a module
+FEW_DENSE = 4  # rows: beyond, torch is as fast
 FLAGS = ("-O3", "-Wno-psabi", "-fopenmp", "-fPIC", "-shared")
 
 
@@ -84,6 +85,24 @@ def int8(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
         *map(ctypes.c_int64, (len(x), *codes.shape)), torch.get_num_threads(),
     )  # fmt: skip
     return y.to(x.dtype)
+
+
+def dense(x: Tensor, weight: Tensor) -> Tensor:
+    """(T, K) rows times an (N, K) weight, transposed, both bfloat16: where `can_multiply`."""
+    x = x.contiguous()
+    y = torch.empty(len(x), len(weight))
+    _built().phisight_dense(
+        _at(x), _at(weight), _at(y),
+        *map(ctypes.c_int64, (len(x), *weight.shape)), torch.get_num_threads(),
+    )  # fmt: skip
+    return y.to(x.dtype)
+
+
+def can_multiply(x: Tensor, weight: Tensor) -> bool:
+    """Whether `dense` takes these."""
+    known = x.device.type == "cpu" and x.dtype == torch.bfloat16 == weight.dtype
+    known = known and weight.shape[1] % 32 == 0 and weight.is_contiguous()
+    return known and is_built() and bool(_built().phisight_multiplies_bfloat16())
 
 
 def attend(q: Tensor, keys: Tensor, values: Tensor, table: Tensor, stored: Sequence[int]) -> Tensor:

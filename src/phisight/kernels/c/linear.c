@@ -9,7 +9,7 @@
  */
 #include "wide.h"
 
-#define VERSION 2
+#define VERSION 3
 #define GROUP 128
 #define PLANE 32 /* codes of a group that stand at the same four bits of its 32 words */
 #define OUTPUTS 32 /* a thread takes so many together */
@@ -119,8 +119,51 @@ BF16 static void int4_bfloat16(const uint16_t *x, const float *sums, const uint1
     }
 }
 
+/* 16 bits, bfloat16 x; k is a multiple of 32. Two sums a row, so that one need not wait for the
+ * other. */
+INLINE BF16 void dense_tile(const int rows, const uint16_t *x, const uint16_t *w, float *y,
+                            int64_t n, int64_t k, int64_t j) {
+    const uint16_t *row = w + j * k;
+    __m512 even[AT_ONCE], odd[AT_ONCE];
+    for (int r = 0; r < rows; r++) even[r] = odd[r] = _mm512_setzero_ps();
+    int64_t i = 0;
+    for (; i + 64 <= k; i += 64) {
+        _mm_prefetch((const char *)(row + i) + 4096, _MM_HINT_T0);
+        _mm_prefetch((const char *)(row + i) + 4096 + 64, _MM_HINT_T0);
+        __m512bh first = (__m512bh)_mm512_loadu_si512(row + i);
+        __m512bh second = (__m512bh)_mm512_loadu_si512(row + i + 32);
+        for (int r = 0; r < rows; r++) {
+            const uint16_t *part = x + r * k + i;
+            even[r] = _mm512_dpbf16_ps(even[r], first, (__m512bh)_mm512_loadu_si512(part));
+            odd[r] = _mm512_dpbf16_ps(odd[r], second, (__m512bh)_mm512_loadu_si512(part + 32));
+        }
+    }
+    if (i < k)
+        for (int r = 0; r < rows; r++)
+            even[r] = _mm512_dpbf16_ps(even[r], (__m512bh)_mm512_loadu_si512(row + i),
+                                       (__m512bh)_mm512_loadu_si512(x + r * k + i));
+    for (int r = 0; r < rows; r++)
+        y[r * n + j] = _mm512_reduce_add_ps(_mm512_add_ps(even[r], odd[r]));
+}
+
+BF16 static void dense_bfloat16(const uint16_t *x, const uint16_t *w, float *y, int64_t m,
+                                int64_t n, int64_t k, int64_t first, int64_t last) {
+    for (int64_t r = 0; r < m; r += AT_ONCE)
+        for (int64_t j = first; j < last; j++) switch (m - r) {
+            case 1: dense_tile(1, x + r * k, w, y + r * n, n, k, j); break;
+            case 2: dense_tile(2, x + r * k, w, y + r * n, n, k, j); break;
+            case 3: dense_tile(3, x + r * k, w, y + r * n, n, k, j); break;
+            default: dense_tile(AT_ONCE, x + r * k, w, y + r * n, n, k, j);
+            }
+}
+
 int32_t phisight_multiplies_bfloat16(void) { return !!__builtin_cpu_supports("avx512bf16"); }
 #else
+static void dense_bfloat16(const uint16_t *x, const uint16_t *w, float *y, int64_t m, int64_t n,
+                           int64_t k, int64_t first, int64_t last) {
+    abort(); /* phisight_multiplies_bfloat16 says no */
+}
+
 static void int4_bfloat16(const uint16_t *x, const float *sums, const uint16_t *codes,
                           const uint16_t *scales, const uint16_t *offsets, float *y, int64_t m,
                           int64_t n, int64_t k, int64_t first, int64_t last) {
@@ -213,5 +256,15 @@ void phisight_int8(const float *x, const int8_t *codes, const uint16_t *scales, 
     for (int64_t first = 0; first < n; first += OUTPUTS) {
         int64_t last = first + OUTPUTS < n ? first + OUTPUTS : n;
         int8_float(x, codes, scales, y, m, n, k, first, last);
+    }
+}
+
+/* 16 bits: x and w bfloat16, where phisight_multiplies_bfloat16; k is a multiple of 32. */
+void phisight_dense(const uint16_t *x, const uint16_t *w, float *y, int64_t m, int64_t n,
+                    int64_t k, int32_t threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t first = 0; first < n; first += OUTPUTS) {
+        int64_t last = first + OUTPUTS < n ? first + OUTPUTS : n;
+        dense_bfloat16(x, w, y, m, n, k, first, last);
     }
 }
