@@ -18,7 +18,7 @@ from phisight.config import ModelConfig
 from phisight.errors import BudgetError, CheckpointError, DeviceError
 from phisight.model.files import TIED, check_tied, locate_tensors, open_tensors, stored_shapes
 from phisight.model.memory import free_bytes
-from phisight.model.packed import ROWS, pack_pieces, packed_layers
+from phisight.model.packed import ROWS, norm_before, pack_pieces, packed_layers
 from phisight.model.phi3v import Phi3V
 
 _CHUNK = 4 * 2**20  # bytes converted at a time: what loading may need beyond the weights
@@ -69,7 +69,12 @@ def load_model(
         if name not in state:
             state[name] = _converted(files[name], name, device, dtype)
     for name, layer in to_pack.items():
-        parts = pack_pieces(layer, _rows(files[f"{name}.weight"], f"{name}.weight", ROWS))
+        pieces = _rows(files[f"{name}.weight"], f"{name}.weight", ROWS)
+        if norm := norm_before(name):
+            scale = state[f"{norm}.weight"].float()
+            state[f"{norm}.weight"] = torch.ones_like(scale, dtype=dtype)
+            pieces = (piece.float() * scale for piece in pieces)
+        parts = pack_pieces(layer, pieces)
         state |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
     model.load_state_dict(state, strict=True, assign=True)
     for _, layer in packed_layers(model):
