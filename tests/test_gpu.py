@@ -71,9 +71,10 @@ def test_law(exact: Phi3V, half: Phi3V, length: int, dtype: str, fused: bool) ->
     assert parted is None or gaps[parted] <= tie, (parted, gaps)
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_nano_reads_the_book_on_cuda(fused: bool) -> None:
+@pytest.mark.parametrize("fused", [False, True, None])
+def test_nano_reads_the_book_on_cuda(fused: bool | None) -> None:
     model = phisight.load(fused=fused)
+    assert (model._loop._engine._runner._decoder is None) == (fused is False)
     assert model.placement.device.type == "cuda"
     assert "a CUDA device is there" in str(model.placement)
     book = Path(__file__).parents[1] / "examples" / "book.png"

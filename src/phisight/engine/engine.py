@@ -37,7 +37,8 @@ class Engine:
         self, model: Phi3V, config: EngineConfig | None = None, shape: CacheShape | None = None
     ) -> None:
         self._model, self.config = model, config or EngineConfig()
-        if self.config.fused and not has_fused(model.device):
+        fused = has_fused(model.device) if self.config.fused is None else self.config.fused
+        if fused and not has_fused(model.device):
             raise DeviceError(f"fused=True: {model.device} runs no Triton kernels; leave it out")
         self.shape = shape or cache_shape(model, self.config)
         self.images = ImageCache(self.config.image_memory * 2**30)
@@ -45,13 +46,13 @@ class Engine:
         # With one block more than is lent: what a graph's rows without a sequence write goes there.
         cache = PagedCache(
             model.config,
-            num_blocks + self.config.fused,
+            num_blocks + fused,
             size,
             device=model.device,
             dtype=self.shape.dtype,
         )
         decoder = None
-        if self.config.fused:
+        if fused:
             most = min(256, self.config.max_batch * (1 + self.config.speculate))
             decoder = Decoder(model, cache, most, spare=num_blocks)
         self._runner = Runner(model, cache, self.images, decoder)

@@ -26,9 +26,9 @@ class FullLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled() and x.numel() <= native.FEW_DENSE * self.in_features:
-            rows = x.flatten(0, -2)
+            rows = x.reshape(-1, x.shape[-1])
             if native.can_multiply(rows, self.weight):
-                return native.dense(rows, self.weight).unflatten(0, x.shape[:-1])
+                return native.dense(rows, self.weight).view(*x.shape[:-1], self.out_features)
         return super().forward(x)
 
 
@@ -42,8 +42,8 @@ class Int8Linear(nn.Module):
         self.scales = _stored(out_features, dtype=torch.bfloat16)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = packed.linear_int8(x.flatten(0, -2), self.codes, self.scales)
-        return y.unflatten(0, x.shape[:-1])
+        y = packed.linear_int8(x.reshape(-1, x.shape[-1]), self.codes, self.scales)
+        return y.view(*x.shape[:-1], self.out_features)
 
     def settle(self, dtype: torch.dtype) -> None:
         """Nothing is to be made ready."""
@@ -68,12 +68,12 @@ class Int4Linear(nn.Module):
         self._laid: tuple[Tensor, Tensor] | None = None  # once more, as torch's operation wants it
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.flatten(0, -2)
+        rows = x.reshape(-1, x.shape[-1])
         if self._laid is not None and len(rows) <= packed.FEW:
             y = packed.linear_int4_by_torch(rows, *self._laid)
         else:
             y = packed.linear_int4(rows, self.codes, self.scales, self.offsets)
-        return y.unflatten(0, x.shape[:-1])
+        return y.view(*x.shape[:-1], self.out_features)
 
     def settle(self, dtype: torch.dtype) -> None:
         """Make ready for inputs of a dtype: without compiled kernels a step would unpack all."""
