@@ -27,7 +27,7 @@ REACH = 40  # original maximum of the short RoPE factors
 def few_tokens(model: Phi3V) -> Phi3V:
     """The model with a vision tower that gives a few tokens, drawn by what a picture shows."""
 
-    def encode_images(pictures: Sequence[Crops]) -> list[EncodedImage]:
+    def encode_images(pictures: Sequence[Crops], saw: object = None) -> list[EncodedImage]:
         return [EncodedImage(_features(model, crops), model.mark, crops.key) for crops in pictures]
 
     model.encode_images = encode_images  # type: ignore[method-assign]

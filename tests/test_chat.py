@@ -42,9 +42,9 @@ def test_a_chat_encodes_each_picture_once(monkeypatch: pytest.MonkeyPatch) -> No
     model, calls = phisight.load("nano"), []
     encode = model.network.encode_images
 
-    def counted(pictures: list[object]) -> object:
+    def counted(pictures: list[object], saw: object) -> object:
         calls.extend(pictures)
-        return encode(pictures)  # type: ignore[arg-type]
+        return encode(pictures, saw)  # type: ignore[arg-type]
 
     monkeypatch.setattr(model.network, "encode_images", counted)
     chat = model.chat()

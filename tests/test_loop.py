@@ -147,7 +147,7 @@ def test_pictures_are_encoded_between_steps(small: Phi3V) -> None:
 def test_an_error_in_encoding_is_its_callers(small: Phi3V, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = EngineLoop(Engine(small))
 
-    def short(pictures: object) -> object:
+    def short(pictures: object, saw: object) -> object:
         raise torch.OutOfMemoryError("0x1234")
 
     monkeypatch.setattr(small, "encode_images", short)

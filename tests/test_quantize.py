@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import phisight
 from phisight.config import read_model_config
 from phisight.errors import CheckpointError, ConfigError, DeviceError, OptionError
+from phisight.kernels.packed import unpack_int4, unpack_int8
 from phisight.model.packed import packed_layers
 from phisight.model.weights import load_model
 from phisight.quantize import quantize
@@ -51,6 +53,46 @@ def test_a_folder_holds_what_loading_would_pack(packed_folder: Path) -> None:
     assert not any(name.startswith("model.vision_embed_tokens") for name in names)
     stored = (packed_folder / "model.safetensors").stat().st_size
     assert stored < (0.55 if packed_folder.name == "int4" else 0.75) * 55.7e6
+
+
+def test_norms_are_multiplied_into_what_they_feed(packed_folder: Path, nano_folder: Path) -> None:
+    full = load_file(nano_folder / "model.safetensors")
+    packed = load_file(packed_folder / "model.safetensors")
+    pairs = {"model.norm": "lm_head"}
+    for layer in range(read_model_config(nano_folder).num_layers):
+        name = f"model.layers.{layer}."
+        pairs[name + "input_layernorm"] = name + "self_attn.qkv_proj"
+        pairs[name + "post_attention_layernorm"] = name + "mlp.gate_up_proj"
+    norms = {name for name in packed if "norm.weight" in name and "vision" not in name}
+    assert norms == {f"{norm}.weight" for norm in pairs}
+    for norm, layer in pairs.items():
+        assert torch.equal(packed[f"{norm}.weight"], torch.ones_like(full[f"{norm}.weight"]))
+        right = full[f"{layer}.weight"].float() * full[f"{norm}.weight"].float()
+        parts = [packed[f"{layer}.{part}"] for part in ("codes", "scales")]
+        if f"{layer}.offsets" in packed:
+            parts.append(packed[f"{layer}.offsets"])
+            stored = unpack_int4(*parts, right.shape[1])
+        else:
+            stored = unpack_int8(*parts)
+        assert (stored - right).norm() < (0.12 if len(parts) == 3 else 0.012) * right.norm()
+
+
+def test_outlier_channels_change_no_answer(
+    packed_folder: Path, nano_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folding the norms brings the very matrices back, but for a last bit here and there."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import outliers
+
+    monkeypatch.setattr(sys, "argv", ["outliers.py", str(nano_folder), str(tmp_path / "out")])
+    outliers.main()
+    model = phisight.load(tmp_path / "out", device="cpu", weights=packed_folder.name)
+    answer = model.ask("Who is the author of this book?", [EXAMPLES / "book.png"]).text
+    assert answer == "The author is Morgan Maxwell."
+    packed = load_file(packed_folder / "model.safetensors")
+    name = "model.layers.3.mlp.gate_up_proj.codes"
+    here = model.network.state_dict()[name]
+    assert (here != packed[name]).float().mean() < 0.05
 
 
 def test_a_packed_folder_is_mapped(packed_folder: Path) -> None:

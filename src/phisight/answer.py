@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from phisight.engine.loop import EngineLoop
-from phisight.engine.request import EngineTimes, Request, Token
+from phisight.engine.request import EngineTimes, Progress, Request, Token
 from phisight.engine.sampling import Logprobs
 from phisight.jsonfile import brief
 from phisight.processing.processor import ReadyImage
 from phisight.processing.stops import StopStrings
 from phisight.processing.tokenizer import Tokenizer
+
+# Progress for those, too, who know no engine.
+__all__ = ["Answer", "Progress", "Stream", "Timings", "TokenLogprob", "Usage"]
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,11 @@ class Stream(Iterator[str]):
         if self.answer is None:
             raise RuntimeError("this stream was closed before its answer was complete")
         return self.answer
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far it is, for any thread to ask; None where there is nothing to wait for."""
+        return self._loop.progress(self._request_id)
 
     def when_complete(self, call: Callable[[Answer], None]) -> None:
         """Call this with the answer once it is complete, and not if it never is."""

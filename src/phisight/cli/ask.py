@@ -149,9 +149,9 @@ def _answer(
                 if len(questions) > 1 and not as_json:
                     typer.echo(output.one_line(f"{names[0]}:"))
                 if as_json:
-                    output.show_json(model, question, names, stream.finish())
+                    output.show_json(model, question, names, output.finished(stream))
                 elif as_csv:
-                    _show_csv(stream.finish())
+                    _show_csv(output.finished(stream))
                 else:
                     output.show_stream(stream)
         except (InputError, AnswerError) as error:

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from phisight.cli.waiting import Waiting
 from phisight.errors import AnswerError, DeviceError, InputError, ModelError, PhisightError
 
 if TYPE_CHECKING:
@@ -72,13 +73,21 @@ def one_line(text: str) -> str:
 
 def show_stream(stream: Stream) -> Answer:
     """Write an answer as it comes."""
-    for piece in stream:
-        sys.stdout.write(printable(piece))
-        sys.stdout.flush()
+    with Waiting(stream) as waiting:
+        for piece in stream:
+            waiting.close()
+            sys.stdout.write(printable(piece))
+            sys.stdout.flush()
     sys.stdout.write("\n")
     answer = stream.finish()
     note_costs(answer)
     return answer
+
+
+def finished(stream: Stream) -> Answer:
+    """The whole answer, shown by none of its pieces."""
+    with Waiting(stream, whole=True):
+        return stream.finish()
 
 
 def show_json(model: Model, question: str, images: Sequence[str], answer: Answer) -> None:

@@ -16,7 +16,7 @@ from phisight.engine.capacity import CHUNK_CROPS, CacheShape, cache_shape, check
 from phisight.engine.graphs import Decoder
 from phisight.engine.images import ImageCache
 from phisight.engine.job import Job
-from phisight.engine.request import Request, StepOutput
+from phisight.engine.request import Progress, Request, StepOutput
 from phisight.engine.runner import Runner
 from phisight.engine.sampling import Pick, pick
 from phisight.engine.scheduler import Limits, Plan, Scheduler
@@ -110,6 +110,21 @@ class Engine:
             self.scheduler.remove(job.sequence)
             for image in job.request.images:
                 self.images.drop(image.key)
+
+    def progress(self, request_id: int) -> Progress | None:
+        """How far a request is; None if there is none. Any thread may ask, while a step runs."""
+        job = self._jobs.get(request_id)
+        if job is None:
+            return None
+        crops = sum(slots.num_crops for slots in job.sequence.images)
+        done = sum(s.num_crops for s in job.sequence.images if s.key in self.images)
+        return Progress(
+            crops_done=min(crops, done + self._runner.crops_done),
+            crops=crops,
+            read=min(job.sequence.num_read, job.sequence.num_prompt),
+            prompt=job.sequence.num_prompt,
+            written=len(job.sampler.ids),
+        )
 
     def encode(self, crops: Crops) -> EncodedImage:
         """A picture's image tokens, for any number of requests. Raises BudgetError."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from phisight.engine.engine import Engine
-from phisight.engine.request import Request, StepOutput, Token
+from phisight.engine.request import Progress, Request, StepOutput, Token
 from phisight.model.phi3v import Crops, EncodedImage
 
 _LINGER = 2.0  # seconds without work after which the thread ends; starting one takes under 1 ms
@@ -97,6 +97,11 @@ class EngineLoop:
         if isinstance(output.result, Exception):
             raise output.result
         return output.result
+
+    def progress(self, ticket: int) -> Progress | None:
+        """How far the request is; None before the engine has it, and when it has ended."""
+        request_id = self._by_ticket.get(ticket)
+        return None if request_id is None else self._engine.progress(request_id)
 
     def abandon(self, ticket: int) -> None:
         """Forget a request and free what it holds; harmless once it has ended.

@@ -28,6 +28,17 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a request is: crops encoded, tokens of its prompt read, tokens written."""
+
+    crops_done: int
+    crops: int
+    read: int
+    prompt: int
+    written: int
+
+
+@dataclass(frozen=True)
 class EngineTimes:
     """Seconds of a request's life so far."""
 

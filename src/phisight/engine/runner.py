@@ -39,12 +39,20 @@ class Runner:
     ) -> None:
         self._model, self._rope = model, model.rope()
         self._cache, self._images, self._decoder = cache, images, decoder
+        self.crops_done = 0  # of the pictures being encoded; for whoever watches
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Crops]) -> None:
         """Crops of several requests through the vision tower together."""
-        for crops, image in zip(pictures, self._model.encode_images(pictures), strict=True):
-            self._images.put(crops.key, image.features)
+        try:
+            images = self._model.encode_images(pictures, self._saw)
+            for crops, image in zip(pictures, images, strict=True):
+                self._images.put(crops.key, image.features)
+        finally:
+            self.crops_done = 0
+
+    def _saw(self, num_crops: int) -> None:
+        self.crops_done += num_crops
 
     @torch.inference_mode()
     def read(self, slices: Sequence[Slice], new_blocks: Sequence[int]) -> Rows:

@@ -8,7 +8,7 @@ Dimensions: T tokens, D hidden size, V vocabulary size.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -105,13 +105,22 @@ class Phi3V(nn.Module):
         crops = crops.to(self.device, self.dtype)
         return EncodedImage(self.model.vision_embed_tokens(crops, rows, cols), self.mark)
 
-    def encode_images(self, pictures: Sequence[Crops]) -> list[EncodedImage]:
-        """Several pictures, their crops through the vision tower together."""
+    def encode_images(
+        self, pictures: Sequence[Crops], saw: Callable[[int], None] = lambda _: None
+    ) -> list[EncodedImage]:
+        """Several pictures, their crops through the vision tower together; `saw` is told of every
+        few that are through."""
         if not pictures:
             return []
         embedding = self.model.vision_embed_tokens
         pixels = torch.cat([picture.pixels.to(self.device, self.dtype) for picture in pictures])
-        features = embedding.img_processor.vision_model(pixels)  # (N, P, E)
+        # On a CPU more take longer in proportion, and nobody would know how long.
+        at_once = 4 if self.device.type == "cpu" else len(pixels)
+        seen = []
+        for some in pixels.split(at_once):
+            seen.append(embedding.img_processor.vision_model(some))
+            saw(len(some))
+        features = torch.cat(seen)  # (N, P, E)
         parts = features.split([len(picture.pixels) for picture in pictures])
         return [
             EncodedImage(
