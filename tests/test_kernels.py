@@ -1,5 +1,6 @@
 """Each operation against its plainest form, on odd shapes and every dtype."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from phisight.kernels import paged
+from phisight.kernels import fused_fault, paged
 from phisight.kernels.paged import (
     Pages,
     attend_pages_gathered,
@@ -109,3 +110,18 @@ def test_runs_are_neighbours() -> None:
 def test_short_runs_are_copied_together(blocks: list[int], expected: list[Any]) -> None:
     parts = parts_of(blocks, 3)
     assert [part if isinstance(part, slice) else part.tolist() for part in parts] == expected
+
+
+def test_a_gpu_without_a_working_triton_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where there is no compiler for what it builds: steps then run without it."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "phisight.kernels.fused", raising=False)
+    fault = fused_fault.__wrapped__(torch.device("cuda"))
+    assert fault is not None
+    assert fault.startswith("Triton does not work here (")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    assert fused_fault.__wrapped__(torch.device("cuda")) == (
+        "cuda is older than Triton's kernels are made for"
+    )
+    assert fused_fault.__wrapped__(torch.device("cpu")) == "cpu runs no Triton kernels"

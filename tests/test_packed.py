@@ -2,6 +2,7 @@
 
 import functools
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from phisight.kernels import native, packed, paged
+from phisight.model.packed import FullLinear, Int4Linear, Int8Linear
 
 SHAPES = [(16, 128), (37, 41), (264, 448), (64, 300)]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 8e-3}
@@ -81,9 +83,9 @@ def test_every_way_multiplies_what_is_stored(
     four, eight = packed.pack_int4(weight), packed.pack_int8(weight)
     stored = [packed.unpack_int4(*four, shape[1]), packed.unpack_int8(*eight)]
     got = [packed.linear_int4(x, *four), packed.linear_int8(x, *eight)]
-    laid = packed.in_torchs_layout(*four)
+    laid = packed.in_torchs_layout(*four, dtype)
     assert (laid is None) == bool(shape[0] % 16)
-    if laid is not None and dtype == torch.bfloat16:
+    if laid is not None:
         stored.append(stored[0])
         got.append(packed.linear_int4_by_torch(x, *laid))
     for weights, y in zip(stored, got, strict=True):
@@ -131,7 +133,33 @@ def test_compiled_attention(library: Path, monkeypatch: pytest.MonkeyPatch, size
     assert torch.equal(paged.attend_pages(q[1:2], keys, values, alone)[0], got[1])
 
 
-def test_a_library_of_another_version_is_left_alone(tmp_path: Path) -> None:
+def test_a_library_of_another_version_is_left_alone(library: Path, tmp_path: Path) -> None:
     assert native.opened(tmp_path / "no.so") is None
     (tmp_path / "text.so").write_text("no library")
     assert native.opened(tmp_path / "text.so") is None
+    (tmp_path / "other.c").write_text("int phisight_version(void) { return 0; }")
+    other = tmp_path / "other.so"
+    subprocess.run(["cc", "-shared", "-fPIC", tmp_path / "other.c", "-o", other], check=True)
+    assert native.opened(other) is None
+    assert native.opened(library) is not None
+
+
+def test_what_is_not_meant_is_refused_or_left_to_torch(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiled kernels read memory by its address: nothing else may reach them."""
+    monkeypatch.setattr(native, "_library", functools.partial(native.opened, library))
+    full = FullLinear(64, 32).bfloat16()
+    four, eight = Int4Linear(128, 32), Int8Linear(64, 32)
+    with torch.inference_mode():
+        for layer, width in ((full, 64), (four, 128), (eight, 64)):
+            for wrong in (width - 32, 2 * width):
+                with pytest.raises((RuntimeError, ValueError)):
+                    layer(torch.ones(1, wrong, dtype=torch.bfloat16))
+    x, weight = torch.ones(1, 64, dtype=torch.bfloat16), full.weight.detach()
+    assert not native.can_multiply(x, weight.to("meta"))
+    assert not native.can_multiply(x.to("meta"), weight)
+    parts = packed.pack_int4(normal(32, 128))
+    assert not native.takes(torch.ones(1, 128, device="meta"), *parts)
+    with pytest.raises(TypeError, match="packed weights cannot be converted"):
+        packed.linear_int4(torch.ones(1, 128), parts[0], parts[1].float(), parts[2])

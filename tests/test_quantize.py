@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -131,14 +132,33 @@ def test_a_full_disk_is_said_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_error_leaves_no_half_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("phisight.quantize.save_model", full)
-    with pytest.raises(CheckpointError, match=r"cannot be written \(No space left on device\)"):
-        quantize("nano", tmp_path / "new", "int8")
+def test_an_error_leaves_no_half_folder(tmp_path: Path) -> None:
+    command = f"ulimit -f 10000; exec {sys.executable} -m phisight quantize nano new"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3, done.stderr
+    assert "phisight: new: cannot be written (" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_scales_of_another_dtype_are_converted(packed_folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(packed_folder, copy)
+    tensors = load_file(packed_folder / "model.safetensors")
+    wide = {n: t.float() if t.dtype == torch.bfloat16 else t for n, t in tensors.items()}
+    save_file(wide, copy / "model.safetensors")
+    model = phisight.load(copy, device="cpu", dtype="float32")
+    answer = model.ask("Who is the author of this book?", [EXAMPLES / "book.png"]).text
+    assert answer == "The author is Morgan Maxwell."
+
+
+def test_transformers_is_told_that_weights_are_packed(packed_folder: Path) -> None:
+    from phisight.hf.loading import check_files
+
+    with pytest.raises(CheckpointError, match=r"packed for phisight\.load"):
+        check_files(str(packed_folder), {})
 
 
 def test_damaged_packed_weights_are_refused(packed_folder: Path, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ class LoadOptions:
     )
     weights: str | None = option(
         None,
-        "Pack the language model's weights while loading (CPU only): a quarter or half of the "
+        "Pack the language model's weights while loading (CPU only): a third or half of the "
         "memory, answers a little less exact. Left out: as the model folder has them.",
         choices=WEIGHTS,
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
@@ -13,7 +14,8 @@ from phisight.config import read_model_config, read_processor_config
 from phisight.hd import HDLayout, hd_layout
 from phisight.hub import ModelFolder, find_model
 from phisight.model.phi3v import Phi3V
-from phisight.params import LoadOptions
+from phisight.model.weights import stored_bytes
+from phisight.params import DTYPES, LoadOptions
 from phisight.processing.draw import draw_crops
 from phisight.processing.image import ImageSource, open_image
 
@@ -24,13 +26,15 @@ class ModelPreview:
 
     folder: ModelFolder
     num_parameters: int
+    weights: str | None  # how those of the language model are packed
+    bytes_by_dtype: Mapping[str, int]
     context: int  # most tokens, prompt and answer together
     num_crops: int  # most crops a picture is cut into
     token_bytes: int  # cache of one token in bfloat16; float32 takes twice as much
 
     def weight_bytes(self, dtype: str) -> int:
-        """Memory for the weights in "bfloat16" or "float32"."""
-        return self.num_parameters * (4 if dtype == "float32" else 2)
+        """Memory for the weights, those that are not packed in "bfloat16" or "float32"."""
+        return self.bytes_by_dtype[dtype]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -71,10 +75,12 @@ def preview_model(name: str | os.PathLike[str] | None = None) -> ModelPreview:
     folder = find_model(name)
     config = read_model_config(folder.path)
     with torch.device("meta"):
-        network = Phi3V(config).to(torch.bfloat16)
+        network = Phi3V(replace(config, weights=None)).to(torch.bfloat16)
     return ModelPreview(
         folder,
         sum(parameter.numel() for parameter in network.parameters()),
+        config.weights,
+        {name: stored_bytes(config, getattr(torch, name)) for name in DTYPES},
         config.max_positions,
         read_processor_config(folder.path).num_crops,
         network.bytes_per_token_cached(),

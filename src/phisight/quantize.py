@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import tempfile
 from dataclasses import replace
@@ -13,7 +12,7 @@ from pathlib import Path
 import torch
 
 from phisight import jsonfile
-from phisight.config import ModelConfig, read_model_config
+from phisight.config import TEXT_FILES, read_model_config
 from phisight.errors import CheckpointError, OptionError
 from phisight.hub import find_model
 from phisight.model.weights import load_model, save_model, stored_bytes
@@ -21,7 +20,9 @@ from phisight.packing import packed_config
 from phisight.params import LoadOptions
 
 WEIGHTS_FILE = "model.safetensors"
-_KEPT = re.compile(r".*\.json|chat_template\.jinja|LICENSE(\..*)?|README\.md")
+_KEPT = {*TEXT_FILES, "generation_config.json", "processor_config.json", "special_tokens_map.json",
+         "added_tokens.json", "chat_template.json", "chat_template.jinja", "README.md", "LICENSE",
+         "LICENSE.md", "LICENSE.txt"}  # fmt: skip
 _RESERVE = 10**8  # bytes left free on the disk
 
 
@@ -37,7 +38,8 @@ def quantize(model: str | os.PathLike[str], destination: Path, weights: str) -> 
     config = read_model_config(source)
     if config.weights is not None:
         raise OptionError(f"{source}: its weights are in {config.weights} already")
-    if destination.exists():
+    destination = destination.expanduser()
+    if os.path.lexists(destination):
         raise OptionError(f"{destination} is there already: name a folder that is not")
     config = replace(config, weights=weights)
     parent = destination.absolute().parent
@@ -48,23 +50,20 @@ def quantize(model: str | os.PathLike[str], destination: Path, weights: str) -> 
         raise OptionError(
             f"{destination}: needs {needed / 1e9:.1f} GB, and the disk has {free / 1e9:.1f} GB free"
         )
+    network = load_model(source, config, device=torch.device("cpu"), dtype=torch.bfloat16)
+    texts = {path: path.read_bytes() for path in source.iterdir() if path.name in _KEPT}
+    values = jsonfile.read_json(source / "config.json")
+    values["quantization_config"] = packed_config(weights)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{destination.name}.", dir=parent) as made:
-            _write(source, Path(made) / "model", config, weights)
-            (Path(made) / "model").rename(destination)
+            folder = Path(made) / "model"
+            folder.mkdir()
+            for path, text in texts.items():
+                (folder / path.name).write_bytes(text)
+            (folder / "config.json").write_text(json.dumps(values, indent=2))
+            save_model(network, folder / WEIGHTS_FILE)
+            (folder / WEIGHTS_FILE).chmod(0o644)
+            folder.rename(destination)
     except OSError as error:
         raise CheckpointError(f"{destination}: cannot be written ({error.strerror})") from None
     return destination
-
-
-def _write(source: Path, folder: Path, config: ModelConfig, weights: str) -> None:
-    folder.mkdir()
-    for path in source.iterdir():
-        if path.is_file() and _KEPT.fullmatch(path.name) and "safetensors" not in path.name:
-            shutil.copyfile(path, folder / path.name)
-    values = jsonfile.read_json(source / "config.json")
-    values["quantization_config"] = packed_config(weights)
-    (folder / "config.json").write_text(json.dumps(values, indent=2))
-    network = load_model(source, config, device=torch.device("cpu"), dtype=torch.bfloat16)
-    save_model(network, folder / WEIGHTS_FILE)
-    (folder / WEIGHTS_FILE).chmod(0o644)

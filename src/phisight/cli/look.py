@@ -13,7 +13,7 @@ from phisight.errors import ImageError
 from phisight.params import LoadOptions
 
 
-@options.expand(without=("device", "dtype"))
+@options.expand(without=("device", "dtype", "weights"))
 def crops(
     picture: Annotated[str, typer.Argument(help="A picture file, a URL, or - for stdin.")],
     output: Annotated[
@@ -71,7 +71,8 @@ def info(
     rows = {
         "model": f"{shared_name(sizes.folder)} ({sizes.folder.chosen_by})",
         "parameters": f"{sizes.num_parameters:,}",
-        "weights": f"{sizes.weight_bytes('bfloat16') / gib:.2f} GiB in bfloat16, "
+        "weights": (f"packed in {sizes.weights}: " if sizes.weights else "")
+        + f"{sizes.weight_bytes('bfloat16') / gib:.2f} GiB in bfloat16, "
         f"{sizes.weight_bytes('float32') / gib:.2f} in float32",
         "context": f"{sizes.context:,} tokens, {sizes.token_bytes / 1024:.0f} KiB each in bfloat16",
         "pictures": f"up to {sizes.num_crops} crops each",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import warnings
 
 import torch
 
@@ -22,8 +23,8 @@ from phisight.engine.sampling import Pick, pick
 from phisight.engine.scheduler import Limits, Plan, Scheduler
 from phisight.engine.sequence import Sequence
 from phisight.engine.speculation import lookup
-from phisight.errors import BudgetError, DeviceError
-from phisight.kernels import has_fused
+from phisight.errors import BudgetError, DeviceError, PhisightWarning
+from phisight.kernels import fused_fault
 from phisight.model.memory import is_out_of_memory
 from phisight.model.phi3v import Crops, EncodedImage, Phi3V
 from phisight.params import EngineConfig
@@ -37,9 +38,14 @@ class Engine:
         self, model: Phi3V, config: EngineConfig | None = None, shape: CacheShape | None = None
     ) -> None:
         self._model, self.config = model, config or EngineConfig()
-        fused = has_fused(model.device) if self.config.fused is None else self.config.fused
-        if fused and not has_fused(model.device):
-            raise DeviceError(f"fused=True: {model.device} runs no Triton kernels; leave it out")
+        fused = self.config.fused is not False
+        if fused and (fault := fused_fault(model.device)):
+            if self.config.fused:
+                raise DeviceError(f"fused=True: {fault}; leave it out")
+            if model.device.type == "cuda":
+                told = f"steps run without fused kernels: {fault}"
+                warnings.warn(told, PhisightWarning, stacklevel=2)
+            fused = False
         self.shape = shape or cache_shape(model, self.config)
         self.images = ImageCache(self.config.image_memory * 2**30)
         num_blocks, size = self.shape.num_blocks, self.shape.block_size

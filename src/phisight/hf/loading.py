@@ -16,6 +16,7 @@ from transformers.utils import cached_file
 
 from phisight.config import ModelConfig
 from phisight.errors import CheckpointError, OptionError, PhisightWarning
+from phisight.jsonfile import read_json
 from phisight.model.files import check_tied, locate_tensors, stored_shapes
 from phisight.processing.tokenizer import Tokenizer
 
@@ -43,6 +44,12 @@ def check_files(name: Any, options: Mapping[str, Any]) -> None:
     folder = Path(name) / (options.get("subfolder") or "")
     if not folder.is_dir() or (folder / "adapter_config.json").exists():
         return  # the hub's, or an adapter that names its base model
+    config = folder / "config.json"
+    quantization = read_json(config).get("quantization_config") if config.exists() else None
+    if isinstance(quantization, Mapping) and quantization.get("quant_method") == "phisight":
+        raise CheckpointError(
+            f"{folder}: its weights are packed for phisight.load; give transformers the full ones"
+        )
     files = locate_tensors(folder)
     stored_shapes(files)  # reads every file's header: a file cut short ends here
     check_tied(files)

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import functools
 from types import ModuleType
 
 import torch
 
 
-def has_fused(device: torch.device) -> bool:
-    """Whether a decode step's operations run as Triton kernels there."""
+@functools.cache
+def fused_fault(device: torch.device) -> str | None:
+    """Why a step's operations do not run as Triton kernels there; None if they do.
+
+    Found by running one: Triton builds a launcher with the machine's C compiler, which may be
+    missing, as may Python's headers or a place to write.
+    """
     if device.type != "cuda" or torch.version.hip is not None:
-        return False
+        return f"{device} runs no Triton kernels"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return f"{device} is older than Triton's kernels are made for"
     try:
-        import triton
-    except ImportError:  # no part of torch on Windows
-        return False
-    return bool(triton.__version__)
+        from phisight.kernels import fused
+
+        with torch.cuda.device(device):
+            x = torch.ones(1, 16, device=device, dtype=torch.bfloat16)
+            fused.rms_norm(x, x[0], 1e-5)
+            torch.cuda.synchronize(device)
+    except Exception as error:  # Triton's and its compilers' are of many kinds
+        return f"Triton does not work here ({type(error).__name__})"
+    return None
+
+
+def has_fused(device: torch.device) -> bool:
+    return fused_fault(device) is None
 
 
 def operations(device: torch.device) -> ModuleType:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,11 +22,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-VERSION = 3  # of linear.c: a library of another is left alone
+VERSION = 4  # of the C files together: a library of another is left alone
 SOURCES = Path(__file__).with_name("c")
 LIBRARY = Path(__file__).with_name("native.bin")  # not .so: Python would take it for a module
 FEW_DENSE = 4  # rows: beyond, torch is as fast
-FLAGS = ("-O3", "-Wno-psabi", "-fopenmp", "-fPIC", "-shared")
+FLAGS = ("-O3", "-Wno-psabi", "-fPIC", "-shared")
 
 
 def is_built() -> bool:
@@ -100,9 +101,26 @@ def dense(x: Tensor, weight: Tensor) -> Tensor:
 
 def can_multiply(x: Tensor, weight: Tensor) -> bool:
     """Whether `dense` takes these."""
-    known = x.device.type == "cpu" and x.dtype == torch.bfloat16 == weight.dtype
-    known = known and weight.shape[1] % 32 == 0 and weight.is_contiguous()
-    return known and is_built() and bool(_built().phisight_multiplies_bfloat16())
+    known = _is_plain(x, weight) and x.dtype == torch.bfloat16 == weight.dtype
+    known = known and x.shape[-1] == weight.shape[1] and weight.shape[1] % 32 == 0
+    known = known and weight.is_contiguous() and is_built()
+    return known and bool(_built().phisight_multiplies_bfloat16())
+
+
+def takes(x: Tensor, codes: Tensor, scales: Tensor, *offsets: Tensor) -> bool:
+    """Whether `int4` or `int8` takes these. Raises TypeError for scales that are not bfloat16:
+    somebody has converted the module that holds them."""
+    if any(tensor.dtype != torch.bfloat16 for tensor in (scales, *offsets)):
+        raise TypeError(f"scales in {scales.dtype}: packed weights cannot be converted")
+    known = x.dtype in (torch.bfloat16, torch.float32)
+    known = known and _is_plain(x, codes, scales, *offsets)
+    return known and all(t.is_contiguous() for t in (codes, scales, *offsets)) and is_built()
+
+
+def _is_plain(*tensors: Tensor) -> bool:
+    """Whether all have memory of their own on the CPU: no subclass that only looks like it."""
+    kinds = (Tensor, torch.nn.Parameter)
+    return all(type(t) in kinds and t.device.type == "cpu" for t in tensors)
 
 
 def attend(q: Tensor, keys: Tensor, values: Tensor, table: Tensor, stored: Sequence[int]) -> Tensor:
@@ -123,7 +141,7 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, table: Tensor, stored: Seque
 
 def can_attend(q: Tensor, keys: Tensor) -> bool:
     """Whether `attend` takes these."""
-    known = q.device.type == "cpu" and keys.dtype == torch.bfloat16 == q.dtype
+    known = _is_plain(q, keys) and keys.dtype == torch.bfloat16 == q.dtype
     return known and q.shape[-1] % 16 == 0 and q.shape[-1] <= 256 and is_built()
 
 
@@ -140,21 +158,22 @@ def _at(tensor: Tensor | None) -> ctypes.c_void_p:
 def build(path: Path) -> int:
     """Compile; whole or not at all, since others may be loading it. The exit status."""
     made = path.with_suffix(f".{os.getpid()}.new")
-    command = [
-        os.environ.get("CC", "cc"),
-        *FLAGS,
-        *map(str, sorted(SOURCES.glob("*.c"))),
-        "-o",
-        str(made),
-        "-lm",
-    ]
-    try:
-        subprocess.run(command, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        sys.stderr.write(f"phisight: {' '.join(command)}: {error}\n")
-        return 1
-    made.replace(path)
-    return 0
+    sources = sorted(map(str, SOURCES.glob("*.c")))
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    for threads in (
+        ["-fopenmp"],
+        [],
+    ):  # Apple's compiler has no OpenMP: one thread is less, not none
+        command = [*compiler, *FLAGS, *threads, *sources, "-o", str(made), "-lm"]
+        try:
+            subprocess.run(command, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            sys.stderr.write(f"phisight: {shlex.join(command)}: {error}\n")
+            continue
+        made.replace(path)
+        sys.stderr.write(f"phisight: built {path}{'' if threads else ', for one thread'}\n")
+        return 0
+    return 1
 
 
 if __name__ == "__main__":

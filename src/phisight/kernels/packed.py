@@ -19,7 +19,9 @@ GROUP = 128
 PLANE = 32  # of a group's codes, those at the same four bits of its 32 words of 16 bits
 LEVELS = 15
 FEW = 16  # rows: beyond, unpacking costs less than it saves
-PIECE = 16 * 2**20  # weights unpacked at once
+# Weights unpacked at once: what is unpacked for a few rows should still be in the cache when they
+# are multiplied (20 rows: 14 ms for 34); for many, larger products are the faster ones.
+PIECE, LARGE_PIECE, MANY = 4 * 2**20, 16 * 2**20, 128
 # Shares of a group's range that are tried. One extreme weight left out can let all others be
 # stored closer: the choice is by squared error, and needs no data.
 SHRINKS = (1.0, 0.94, 0.88, 0.82, 0.76)
@@ -72,13 +74,13 @@ def unpack_int4(codes: Tensor, scales: Tensor, offsets: Tensor, width: int) -> T
 
 def linear_int4(x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor) -> Tensor:
     """(T, K) times what is packed, transposed: (T, N) in the dtype of x."""
-    if len(x) <= FEW and native.is_built() and x.dtype in (torch.bfloat16, torch.float32):
+    if len(x) <= FEW and native.takes(x, codes, scales, offsets):
         padding = scales.shape[1] * GROUP - x.shape[1]
         return native.int4(functional.pad(x, (0, padding)), codes, scales, offsets)
     pieces = []
-    for rows in _pieces(len(codes), x.shape[1]):
+    for rows in _pieces(len(codes), x.shape[1], len(x)):
         part = codes[rows], scales[rows], offsets[rows]
-        if native.is_built() and x.dtype == torch.bfloat16:
+        if x.dtype == torch.bfloat16 and native.takes(x, *part):
             weight = native.int4_unpacked(*part)[:, : x.shape[1]]
         else:
             weight = unpack_int4(*part, x.shape[1]).to(x.dtype)
@@ -87,20 +89,21 @@ def linear_int4(x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor) -> Te
 
 
 def in_torchs_layout(
-    codes: Tensor, scales: Tensor, offsets: Tensor
+    codes: Tensor, scales: Tensor, offsets: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor] | None:
-    """For `linear_int4_by_torch`; None where torch has no such operation for these weights."""
+    """For `linear_int4_by_torch` of rows in bfloat16 or float32; None where torch has no such
+    operation for these weights."""
     if len(codes) % 16 or not hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu"):
         return None
     words = codes.view(torch.uint16).to(torch.int32).unflatten(1, (-1, 1, PLANE))
     shifts = torch.tensor([0, 4, 8, 12], dtype=torch.int32)[:, None]
     numbers = ((words >> shifts) & LEVELS).flatten(1)  # (N, G * GROUP)
     laid = torch.ops.aten._convert_weight_to_int4pack_for_cpu(numbers, 1)
-    return laid, torch.stack([scales.T, offsets.T], -1).contiguous()  # (G, N, 2)
+    return laid, torch.stack([scales.T, offsets.T], -1).to(dtype).contiguous()  # (G, N, 2)
 
 
 def linear_int4_by_torch(x: Tensor, laid: Tensor, ranges: Tensor) -> Tensor:
-    """(T, K) bfloat16 rows, few, as `linear_int4`."""
+    """(T, K) rows, few, in the dtype of `ranges`, as `linear_int4`."""
     padded = functional.pad(x, (0, len(ranges) * GROUP - x.shape[1]))
     y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(padded, laid, GROUP, ranges)
     return y
@@ -128,16 +131,16 @@ def unpack_int8(codes: Tensor, scales: Tensor) -> Tensor:
 
 def linear_int8(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
     """(T, K) times what is packed, transposed: (T, N) in the dtype of x."""
-    if len(x) <= FEW and native.is_built() and x.dtype in (torch.bfloat16, torch.float32):
+    if len(x) <= FEW and native.takes(x, codes, scales):
         return native.int8(x, codes, scales)
     pieces = []
-    for rows in _pieces(*codes.shape):
+    for rows in _pieces(len(codes), codes.shape[1], len(x)):
         # The scale goes to the result: codes are exact in bfloat16.
         product = functional.linear(x, codes[rows].to(x.dtype))
         pieces.append(product * scales[rows].to(x.dtype))
     return torch.cat(pieces, -1) if len(pieces) > 1 else pieces[0]
 
 
-def _pieces(outputs: int, width: int) -> list[slice]:
-    step = max(1, PIECE // width)
+def _pieces(outputs: int, width: int, rows: int) -> list[slice]:
+    step = max(1, (LARGE_PIECE if rows > MANY else PIECE) // width)
     return [slice(start, start + step) for start in range(0, outputs, step)]

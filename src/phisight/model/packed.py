@@ -25,7 +25,8 @@ class FullLinear(nn.Linear):
         super().__init__(in_features, out_features, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() and x.numel() <= native.FEW_DENSE * self.in_features:
+        # Of the engine alone: what traces, exports or differentiates a module sees torch's own.
+        if torch.is_inference_mode_enabled() and x.numel() <= native.FEW_DENSE * self.in_features:
             rows = x.reshape(-1, x.shape[-1])
             if native.can_multiply(rows, self.weight):
                 return native.dense(rows, self.weight).view(*x.shape[:-1], self.out_features)
@@ -42,11 +43,15 @@ class Int8Linear(nn.Module):
         self.scales = _stored(out_features, dtype=torch.bfloat16)
 
     def forward(self, x: Tensor) -> Tensor:
+        _check_width(x, self.in_features)
         y = packed.linear_int8(x.reshape(-1, x.shape[-1]), self.codes, self.scales)
         return y.view(*x.shape[:-1], self.out_features)
 
     def settle(self, dtype: torch.dtype) -> None:
         """Nothing is to be made ready."""
+
+    def bytes_to_settle(self, dtype: torch.dtype) -> int:
+        return 0
 
     @staticmethod
     def pack(weight: Tensor) -> dict[str, Tensor]:
@@ -68,6 +73,7 @@ class Int4Linear(nn.Module):
         self._laid: tuple[Tensor, Tensor] | None = None  # once more, as torch's operation wants it
 
     def forward(self, x: Tensor) -> Tensor:
+        _check_width(x, self.in_features)
         rows = x.reshape(-1, x.shape[-1])
         if self._laid is not None and len(rows) <= packed.FEW:
             y = packed.linear_int4_by_torch(rows, *self._laid)
@@ -77,8 +83,13 @@ class Int4Linear(nn.Module):
 
     def settle(self, dtype: torch.dtype) -> None:
         """Make ready for inputs of a dtype: without compiled kernels a step would unpack all."""
-        if dtype == torch.bfloat16 and not native.is_built():
-            self._laid = packed.in_torchs_layout(self.codes, self.scales, self.offsets)
+        if self.bytes_to_settle(dtype):
+            self._laid = packed.in_torchs_layout(self.codes, self.scales, self.offsets, dtype)
+
+    def bytes_to_settle(self, dtype: torch.dtype) -> int:
+        """What `settle` will take."""
+        wanted = dtype in (torch.bfloat16, torch.float32) and not native.is_built()
+        return self.codes.numel() if wanted else 0
 
     @staticmethod
     def pack(weight: Tensor) -> dict[str, Tensor]:
@@ -136,6 +147,11 @@ def _linear8(config: ModelConfig, in_features: int, out_features: int) -> nn.Mod
     if config.weights is not None:
         return Int8Linear(in_features, out_features)
     return FullLinear(in_features, out_features)
+
+
+def _check_width(x: Tensor, width: int) -> None:
+    if x.shape[-1] != width:
+        raise ValueError(f"inputs of width {x.shape[-1]}: this layer takes {width}")
 
 
 def _stored(*shape: int, dtype: torch.dtype) -> nn.Parameter:

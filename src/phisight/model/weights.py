@@ -6,11 +6,13 @@ in a model folder is ever imported or unpickled.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -59,6 +61,7 @@ def load_model(
     needed = sum(
         parameters[name].numel() * final_dtype(parameters[name], dtype).itemsize for name in missing
     )
+    needed += sum(layer.bytes_to_settle(dtype) for _, layer in packed_layers(model))
     free = free_bytes(device)
     if needed > free:
         raise BudgetError(
@@ -67,7 +70,9 @@ def load_model(
         )
     for name in stored:
         if name not in state:
-            state[name] = _converted(files[name], name, device, dtype)
+            state[name] = _converted(
+                files[name], name, device, final_dtype(parameters[name], dtype)
+            )
     for name, layer in to_pack.items():
         pieces = _rows(files[f"{name}.weight"], f"{name}.weight", ROWS)
         if norm := norm_before(name):
@@ -83,8 +88,11 @@ def load_model(
 
 
 def save_model(model: Phi3V, path: Path) -> None:
-    """All weights to one safetensors file that `load_model` maps."""
-    save_file(model.state_dict(), path, metadata={"format": "pt"})
+    """All weights to one safetensors file that `load_model` maps. Raises OSError."""
+    try:
+        save_file(model.state_dict(), path, metadata={"format": "pt"})
+    except SafetensorError as error:  # what the system said is in its text only
+        raise OSError(errno.EIO, str(error).strip()) from None
 
 
 def stored_bytes(config: ModelConfig, dtype: torch.dtype) -> int:

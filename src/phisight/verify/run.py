@@ -20,6 +20,7 @@ from phisight.errors import BudgetError, PhisightError
 from phisight.hub import find_model
 from phisight.model.memory import free_bytes
 from phisight.model.phi3v import Phi3V
+from phisight.model.weights import stored_bytes
 from phisight.placement import Placement, choose_placement
 from phisight.processing.processor import Prompt
 from phisight.verify import agreement, answers, declared, environment, files, selftest, weights
@@ -68,9 +69,10 @@ class _Checks:
         report.files = [item.record for item in hashed]
         self._run("hub cache", lambda: files.check_cache(hashed))
         report.never_opened = self._run("code", lambda: files.check_unread(folder)) or []
-        config, usable, num_values = self._contents()
+        config, usable = self._contents()
         self._run("processor", selftest.check_processor)
-        placement = self._attempt("machine", lambda: choose_placement(None, None))
+        packed = config.weights if config is not None else None
+        placement = self._attempt("machine", lambda: choose_placement(None, None, packed))
         broken = [check for check, fine in usable.items() if not fine]
         if placement is None or broken:
             why = f"not run: a fault in {', '.join(broken or ['machine'])}"
@@ -79,14 +81,14 @@ class _Checks:
             facts = self._attempt("machine", lambda: environment.describe_machine(placement))
             report.environment = facts or {}
             if config is not None and not broken:
-                self._speak(placement, config, num_values, quick)
+                self._speak(placement, config, quick)
 
-    def _contents(self) -> tuple[ModelConfig | None, dict[str, bool], int]:
-        """What the files hold: config.json's, which checks let the model run, and all values."""
+    def _contents(self) -> tuple[ModelConfig | None, dict[str, bool]]:
+        """What the files hold: config.json's, and which checks let the model run."""
         folder, report = self._folder, self._report
         if any(path.name in self._refused for path in files.readable_files(folder)):
             self._skip(_OF_CONTENTS, "not run: a fault in files")
-            return None, {"files": False}, 0
+            return None, {"files": False}
         config, recognised = self._run("config", lambda: declared.check_config(folder)) or (
             None,
             None,
@@ -106,19 +108,16 @@ class _Checks:
             usable["weights"] = self._run(
                 "weights", lambda: weights.check_keys(folder, config, self._refused)
             )
-        num_values = self._run("values", lambda: weights.check_values(folder)) or 0
-        usable["values"] = bool(num_values)
-        return config, {check: bool(fine) for check, fine in usable.items()}, num_values
+        usable["values"] = bool(self._run("values", lambda: weights.check_values(folder)))
+        return config, {check: bool(fine) for check, fine in usable.items()}
 
-    def _speak(
-        self, placement: Placement, config: ModelConfig, num_values: int, quick: bool
-    ) -> None:
+    def _speak(self, placement: Placement, config: ModelConfig, quick: bool) -> None:
         """The checks that run the model: in one dtype, then, that one gone, in the other."""
         prompts = self._attempt("answers", lambda: answers.make_prompts(self._folder))
         if prompts is None:
             self._skip(("book", "dtypes"), "not run: no answers")
             return
-        needs = _memory_needs(config, num_values, prompts)
+        needs = _memory_needs(config, prompts)
         free = free_bytes(placement.device)
         spoken = _spoken_dtype(placement, needs, free)
         if spoken is None:
@@ -210,14 +209,14 @@ def _dtype_name(placement: Placement) -> str:
     return str(placement.dtype).removeprefix("torch.")
 
 
-def _memory_needs(config: ModelConfig, num_values: int, prompts: list[Prompt]) -> dict[str, int]:
+def _memory_needs(config: ModelConfig, prompts: list[Prompt]) -> dict[str, int]:
     """By dtype, bytes for the weights, and so much that half of it, which the cache takes, holds
     the longest prompt and its answer."""
     longest = max(len(prompt.ids) for prompt in prompts) + answers.MAX_TOKENS
     with torch.device("meta"):
         network = Phi3V(config)
     return {
-        str(dtype).removeprefix("torch."): dtype.itemsize * num_values
+        str(dtype).removeprefix("torch."): stored_bytes(config, dtype)
         + 2 * network.to(dtype).bytes_to_read(longest)
         for dtype in _DTYPES
     }

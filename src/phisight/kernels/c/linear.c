@@ -9,7 +9,7 @@
  */
 #include "wide.h"
 
-#define VERSION 3
+#define VERSION 4
 #define GROUP 128
 #define PLANE 32 /* codes of a group that stand at the same four bits of its 32 words */
 #define OUTPUTS 32 /* a thread takes so many together */
@@ -19,7 +19,7 @@ int32_t phisight_version(void) { return VERSION; }
 /* (m, k) float rows to (m, k / GROUP) sums of each group. */
 static float *group_sums(const float *x, int64_t m, int64_t k) {
     int64_t count = m * (k / GROUP);
-    float *sums = malloc(sizeof(float) * (size_t)count);
+    float *sums = malloc(sizeof(float) * (size_t)(count + 1)); /* of nothing it may be null */
     for (int64_t i = 0; sums && i < count; i++) {
         float sum = 0;
         for (int64_t j = 0; j < GROUP; j++) sum += x[i * GROUP + j];
@@ -73,7 +73,7 @@ INLINE BF16 void int4_tile(const int rows, const uint16_t *x, const float *sums,
                            const uint16_t *codes, const uint16_t *scales,
                            const uint16_t *offsets, float *y, int64_t n, int64_t k, int64_t j) {
     const __m512i mask = _mm512_set1_epi16(15), magic = _mm512_set1_epi16(0x4300); /* 128 */
-    const int and_or = 0xEA; /* (a & b) | c */
+    enum { and_or = 0xEA }; /* (a & b) | c */
     int64_t groups = k / GROUP;
     const uint16_t *words = codes + j * groups * PLANE;
     __m512 total[AT_ONCE];

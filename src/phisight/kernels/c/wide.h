@@ -20,8 +20,13 @@ typedef int32_t Words __attribute__((vector_size(64)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
 
 #define LOAD(kind, from) ({ kind loaded; memcpy(&loaded, from, sizeof loaded); loaded; })
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 12
+#define SHUFFLED(v, ...) __builtin_shuffle(v, (Words){__VA_ARGS__})
+#else
+#define SHUFFLED(v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
+#endif
 #define FOLDED(v, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p) \
-    ((v) + __builtin_shufflevector(v, v, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p))
+    ((v) + SHUFFLED(v, a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p))
 /* Of all lanes, by halves: one after the other, adding waits for adding. */
 #define SUM(wide) ({ \
     Wide v_ = (wide); \
