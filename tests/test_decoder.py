@@ -34,7 +34,7 @@ def test_law_on_random_mixes(
     for method in (Decoder.step, Decoder.read):
         monkeypatch.setattr(Decoder, method.__name__, counting(method, used))
     monkeypatch.setattr(graphs, "LEAST", least)
-    monkeypatch.setattr(engine_module, "has_fused", lambda device: True)
+    monkeypatch.setattr(engine_module, "fused_fault", lambda device: None)
     for seed in range(first, first + 10):
         law.run(small, seed, fused=True)
     assert used[name] > times

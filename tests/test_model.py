@@ -112,8 +112,9 @@ def test_bfloat16_errs_no_more_than_the_official_code(
     # 0.05, agreement of the likeliest token 0.956.
     assert error.mean() <= 1.1 * 0.05
     assert (ours.argmax(-1) == exact.argmax(-1)).float().mean() >= 0.93
-    if name == "landscape_nc16":  # its figure for the last row, 0.27, is a maximum of one sample
-        assert error[-1].max() <= 1.1 * 0.27
+    if name == "landscape_nc16":  # its figure for the last row, 0.27, is a maximum of one sample,
+        here = (official - exact)[-1].abs().max()  # and matrix kernels differ: AMX gives others
+        assert error[-1].max() <= 1.1 * max(0.27, here)
 
 
 def test_batched_shapes_take_the_same_code(tiny: Phi3V) -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from phisight.kernels import native
 
-GROUP = 128
+GROUP = 128  # as in c/linear.c
 PLANE = 32  # of a group's codes, those at the same four bits of its 32 words of 16 bits
 LEVELS = 15
 FEW = 16  # rows: beyond, unpacking costs less than it saves
@@ -39,7 +39,7 @@ def pack_int4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     w = padded.float().unflatten(1, (-1, GROUP))  # (N, G, GROUP)
     low, high = w.amin(-1, keepdim=True), w.amax(-1, keepdim=True)
     middle, span = (low + high) / 2, high - low
-    scales, offsets = torch.empty_like(span), torch.empty_like(span)
+    scales, offsets = torch.zeros_like(span), torch.zeros_like(span)
     least = torch.full_like(span, torch.inf)
     for shrink in SHRINKS:
         scale = (span * (shrink / LEVELS)).bfloat16().float()

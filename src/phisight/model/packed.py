@@ -69,7 +69,6 @@ class Int4Linear(nn.Module):
         self.codes = _stored(out_features, groups * packed.GROUP // 2, dtype=torch.uint8)
         self.scales = _stored(out_features, groups, dtype=torch.bfloat16)
         self.offsets = _stored(out_features, groups, dtype=torch.bfloat16)
-
         self._laid: tuple[Tensor, Tensor] | None = None  # once more, as torch's operation wants it
 
     def forward(self, x: Tensor) -> Tensor:
