@@ -28,7 +28,9 @@ def packed_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     return quantize("nano", tmp_path_factory.mktemp("packed") / request.param, request.param)
 
 
-def test_a_packed_model_answers_the_how_tos_questions(packed_folder: Path) -> None:
+def test_a_packed_model_answers_the_how_tos_questions(
+    packed_folder: Path, nano: phisight.Model
+) -> None:
     model = phisight.load(packed_folder, device="cpu")
     assert model.config.weights == packed_folder.name
     assert f"{packed_folder.name} by " in str(model.placement)
@@ -36,10 +38,9 @@ def test_a_packed_model_answers_the_how_tos_questions(packed_folder: Path) -> No
         "book.png": "Help me get the title and author information of this book?",
         "chart.png": "Could you please introduce this stock to me?",
     }
-    full = phisight.load("nano", device="cpu")
     for picture, question in asks.items():
         answer = model.ask(question, [EXAMPLES / picture]).text
-        assert answer == full.ask(question, [EXAMPLES / picture]).text
+        assert answer == nano.ask(question, [EXAMPLES / picture]).text
 
 
 def test_a_folder_holds_what_loading_would_pack(packed_folder: Path) -> None:
