@@ -24,7 +24,7 @@ def small() -> Phi3V:
     return law.few_tokens(micro.network(micro.config()))
 
 
-@pytest.mark.parametrize("first", range(0, 20, 10))
+@pytest.mark.parametrize("first", range(0, 40, 10))
 @pytest.mark.parametrize(("least", "name", "times"), [(1, "read", 20), (32, "step", 50)])
 def test_law_on_random_mixes(
     small: Phi3V, first: int, least: int, name: str, times: int, monkeypatch: pytest.MonkeyPatch

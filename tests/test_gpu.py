@@ -22,7 +22,7 @@ from phisight.model.weights import load_model
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
-BF16_TIE = 0.25  # two bfloat16 steps at logits of 16 to 32: no further apart, either may be picked
+BF16_TIE = 0.25  # two bfloat16 steps at logits of 8 to 16: closer ones may be picked either way
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +68,13 @@ def test_law(exact: Phi3V, half: Phi3V, length: int, dtype: str, fused: bool) ->
     expected, gaps = greedy(model, ids, max_tokens=12)
     got = generate(model, ids, (), 12, fused=fused)
     parted = next((i for i in range(12) if got[i] != expected[i]), None)
-    assert parted is None or gaps[parted] <= tie, (parted, gaps)
+    assert parted is None or gaps[parted] < tie, (parted, gaps)
 
 
-@pytest.mark.parametrize("fused", [False, True, None])
-def test_nano_reads_the_book_on_cuda(fused: bool | None) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_nano_reads_the_book_on_cuda(fused: bool) -> None:
     model = phisight.load(fused=fused)
-    assert (model._loop._engine._runner._decoder is None) == (fused is False)
+    assert (model._loop._engine._runner._decoder is None) == (not fused)
     assert model.placement.device.type == "cuda"
     assert "a CUDA device is there" in str(model.placement)
     book = Path(__file__).parents[1] / "examples" / "book.png"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import time
-import warnings
 
 import torch
 
@@ -23,7 +22,7 @@ from phisight.engine.sampling import Pick, pick
 from phisight.engine.scheduler import Limits, Plan, Scheduler
 from phisight.engine.sequence import Sequence
 from phisight.engine.speculation import lookup
-from phisight.errors import BudgetError, DeviceError, PhisightWarning
+from phisight.errors import BudgetError, DeviceError
 from phisight.kernels import fused_fault
 from phisight.model.memory import is_out_of_memory
 from phisight.model.phi3v import Crops, EncodedImage, Phi3V
@@ -38,27 +37,21 @@ class Engine:
         self, model: Phi3V, config: EngineConfig | None = None, shape: CacheShape | None = None
     ) -> None:
         self._model, self.config = model, config or EngineConfig()
-        fused = self.config.fused is not False
-        if fused and (fault := fused_fault(model.device)):
-            if self.config.fused:
-                raise DeviceError(f"fused=True: {fault}; leave it out")
-            if model.device.type == "cuda":
-                told = f"steps run without fused kernels: {fault}"
-                warnings.warn(told, PhisightWarning, stacklevel=2)
-            fused = False
+        if self.config.fused and (fault := fused_fault(model.device)):
+            raise DeviceError(f"fused=True: {fault}; leave it out")
         self.shape = shape or cache_shape(model, self.config)
         self.images = ImageCache(self.config.image_memory * 2**30)
         num_blocks, size = self.shape.num_blocks, self.shape.block_size
         # With one block more than is lent: what a graph's rows without a sequence write goes there.
         cache = PagedCache(
             model.config,
-            num_blocks + fused,
+            num_blocks + self.config.fused,
             size,
             device=model.device,
             dtype=self.shape.dtype,
         )
         decoder = None
-        if fused:
+        if self.config.fused:
             most = min(256, self.config.max_batch * (1 + self.config.speculate))
             decoder = Decoder(model, cache, most, spare=num_blocks)
         self._runner = Runner(model, cache, self.images, decoder)
