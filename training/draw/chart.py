@@ -41,7 +41,7 @@ class Chart:
             dark = hand.chance(0.12)
             ground = hand.color(8, 45) if dark else hand.color(228, 255)
             ground = (255, 255, 255) if hand.chance(0.5) and not dark else ground
-            self.sheet = Sheet(Image.new("RGB", (width, height), ground))
+            self.sheet = hand.sheet(Image.new("RGB", (width, height), ground))
             self.ground: Color = ground
         else:
             self.sheet, self.ground = hand.paper(width, height)
@@ -64,7 +64,10 @@ class Chart:
         x = (w - title.getlength(figures.title)) / 2 if hand.chance(0.75) else w * 0.04
         sheet.text(x, h * 0.02, figures.title, title, self.ink)
         top = h * 0.02 + title.size * 1.6
-        self.font = hand.font(self.face, max(sheet.smallest, h / hand.random.uniform(17, 26)))
+        size = max(sheet.smallest, h / hand.random.uniform(17, 26))
+        if hand.practises and hand.chance(0.25):
+            size = sheet.smallest * hand.random.uniform(1, 1.2)
+        self.font = hand.font(self.face, size)
         if figures.kind == "pie":
             from draw.pie import draw_pie  # needs this class
 

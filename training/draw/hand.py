@@ -17,6 +17,9 @@ from PIL import Image, ImageFont
 from draw.sheet import Color, Font, Sheet
 
 HELD_SHARE = 20  # one word in so many is held out
+# Of training's sheets alone, which practise what is hard; an evaluation's stay as they were.
+PATTERNED = 0.12  # have a ground with a pattern
+BY_RESVG = 0.1  # have their text set by another renderer, at three times the time
 
 
 @functools.lru_cache(maxsize=1500)
@@ -26,6 +29,7 @@ def _font(path: str, size: int) -> Font:
 
 class Hand:
     def __init__(self, materials: Path, seed: int, split: str = "train") -> None:
+        self.practises = split == "train"
         self.random = random.Random(seed)
         self.numpy = np.random.default_rng(seed)
         self.fonts = [str(path) for path in sorted((materials / "fonts" / split).iterdir())]
@@ -114,14 +118,23 @@ class Hand:
         sheet.pen.rectangle(box, fill=plate)
         return self.ink(plate)
 
+    def sheet(self, image: Image.Image) -> Sheet:
+        """Text on it is drawn by Pillow, or by resvg when all is there."""
+        return Sheet(image, late=[] if self.practises and self.chance(BY_RESVG) else None)
+
     def paper(self, width: int, height: int) -> tuple[Sheet, Color]:
         """An empty sheet with one of many grounds, and the ground's mean colour."""
+        if self.practises and self.chance(PATTERNED):
+            from draw.pattern import pattern  # needs this class
+
+            ground = self.color(200, 255) if self.chance(0.6) else self.color()
+            return self.sheet(pattern(self, width, height, ground)), ground
         k = self.random.random()
         ground = self.color(200, 255) if self.chance(0.5) else self.color()
         if k < 0.25:
             ground = (255, 255, 255)
         if k < 0.55:
-            return Sheet(Image.new("RGB", (width, height), ground)), ground
+            return self.sheet(Image.new("RGB", (width, height), ground)), ground
         if k < 0.65 and self.photos:
             return self._photo_paper(width, height)
         other = np.array(self.color())
@@ -136,7 +149,7 @@ class Hand:
             pixels += self.numpy.normal(0, self.random.uniform(2, 9), (64, 64, 1))
         small = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
         mean = (first + second) / 2
-        sheet = Sheet(small.resize((width, height), Image.Resampling.BICUBIC))
+        sheet = self.sheet(small.resize((width, height), Image.Resampling.BICUBIC))
         return sheet, (int(mean[0]), int(mean[1]), int(mean[2]))
 
     def photo(self, width: int, height: int) -> Image.Image:
@@ -155,7 +168,7 @@ class Hand:
         ground = self.color(215, 255) if self.chance(0.7) else self.color(0, 40)
         flat = Image.new("RGB", (width, height), ground)
         sheet = Image.blend(self.photo(width, height), flat, self.random.uniform(0.72, 0.9))
-        return Sheet(sheet), ground
+        return self.sheet(sheet), ground
 
 
 def brightness(color: tuple[float, float, float]) -> float:

@@ -33,6 +33,11 @@ IMPRINTS = (
     "{} University Press", "{} Publishers", "{} House", "{} Publishing", "{} Classics", "{} & Co.",
     "{} Paperbacks", "{} Media", "The {} Company", "{} Library", "Casa Editrice {}", "{}", "{}",
 )  # fmt: skip
+# Of training's covers alone: a name and a title that are not this book's.
+PRACTISED = (
+    "By the author of {word}", "From the author of The {word}", "{name} writes of {word}",
+    "With an introduction by {name}", "Edited by {name}", "{word} Award Winner {year}",
+)  # fmt: skip
 BY = ("by", "by", "By", "written by", "a novel by", "stories by", "a book by")
 
 
@@ -134,7 +139,8 @@ def _given(hand: Hand) -> frozenset[str]:
 def _extra(hand: Hand, book: Book) -> list[str]:
     r, word = hand.random, hand.word(9).capitalize()
     n, year, name = r.randint(4, 19), r.randint(1950, 2030), r.choice(hand.names)
-    text = r.choice(EXTRAS).format(n=n, year=year, word=word, name=name)
+    extras = EXTRAS + PRACTISED if hand.practises else EXTRAS
+    text = r.choice(extras).format(n=n, year=year, word=word, name=name)
     if book.author is not None and hand.chance(0.06):
         text = f"Author of {word} {hand.word(9).capitalize()}"
     text = text.upper() if hand.chance(0.35) else text

@@ -15,7 +15,10 @@ def draw_pie(chart: Chart, top: float) -> Sheet | None:
     shown = [figures.shown(value) for value in row]
     joint = hand.random.choice((" ", " ", ": ", ", ", " - "))
     both = [f"{label}{joint}{value}" for label, value in zip(figures.labels, shown, strict=True)]
-    how = hand.random.choice(("beside", "beside", "listed", "inside", "apart"))
+    ways = ("beside", "beside", "listed", "inside", "apart")
+    if hand.practises:
+        ways += ("listed", "inside")
+    how = hand.random.choice(ways)
     if how in ("listed", "inside"):
         where = hand.random.choice(("right", "right", "left", "below", "above"))
         top = chart.legend(top, both if how == "listed" else figures.labels, where)

@@ -11,6 +11,7 @@ from draw import chart, cover, figures, pair, photo, scene, table, text
 from draw.distort import distorted
 from draw.hand import Hand
 from draw.sheet import Drawn, Sheet, Turn
+from draw.vector import typeset
 
 DRAW: dict[str, Callable[[Hand, int, int], Drawn]] = {
     "cover": cover.cover,
@@ -52,6 +53,8 @@ class Sample(NamedTuple):
 def draw_sample(hand: Hand, kind: str) -> Sample:
     width, height = random_size(hand, *ASPECTS[kind])
     drawn = DRAW[kind](hand, width, height)
+    for sheet in drawn.sheets:
+        typeset(sheet)
     sheets = [distorted(hand, sheet) for sheet in drawn.sheets]
     lacking = [(thing, asks) for thing, asks, kinds in LACKING if kind in kinds]
     turns = [_choose(hand, drawn.turns)]

@@ -27,6 +27,18 @@ class Mark(NamedTuple):
     character: str
 
 
+class Written(NamedTuple):
+    """One line, its box beginning at (x, y)."""
+
+    x: float
+    y: float
+    text: str
+    font: Font
+    fill: Color
+    length: float
+    spacing: float  # pixels more after each character
+
+
 @functools.lru_cache(maxsize=100_000)
 def _width(font: Font, character: str) -> float:
     return font.getlength(character)
@@ -37,6 +49,7 @@ class Sheet:
     image: Image.Image
     marks: list[Mark] = field(default_factory=list)
     lines: list[tuple[float, str]] = field(default_factory=list)  # height and text of each
+    late: list[Written] | None = None  # texts that `vector` is still to write; None: drawn at once
 
     @property
     def width(self) -> int:
@@ -65,18 +78,30 @@ class Sheet:
         self, x: float, y: float, text: str, font: Font, fill: Color, *, spacing: float = 0.0
     ) -> None:
         """One line, its box beginning at (x, y), `spacing` pixels more after each character."""
-        if not spacing:
-            self.pen.text((x, y), text, font=font, fill=fill)
+        length = spaced_length(font, text, spacing)
+        written = Written(x, y, text, font, fill, length, spacing)
+        if self.late is None:
+            self.put(written)
+        else:
+            self.late.append(written)
         self.lines.append((y, text))
         middle = y + sum(font.getmetrics()) / 2
         widths = [_width(font, character) for character in text]
-        kerned = 1.0 if spacing else font.getlength(text) / max(1.0, sum(widths))
+        kerned = 1.0 if spacing else length / max(1.0, sum(widths))
         for character, width in zip(text, widths, strict=True):
-            if spacing:
-                self.pen.text((x, y), character, font=font, fill=fill)
             if character != " ":
                 self.marks.append(Mark(x + width * kerned / 2, middle, character))
             x += width * kerned + spacing
+
+    def put(self, written: Written) -> None:
+        """Draw a line with Pillow."""
+        x, y, text, font, fill, _, spacing = written
+        if not spacing:
+            self.pen.text((x, y), text, font=font, fill=fill)
+            return
+        for character in text:
+            self.pen.text((x, y), character, font=font, fill=fill)
+            x += _width(font, character) + spacing
 
 
 def spaced_length(font: Font, text: str, spacing: float) -> float:

@@ -44,7 +44,7 @@ def _table(hand: Hand, width: int, height: int) -> Drawn | None:
         return None
     if hand.chance(0.6):
         ground = (255, 255, 255) if hand.chance(0.6) else hand.color(225, 255)
-        sheet = Sheet(Image.new("RGB", (width, height), ground))
+        sheet = hand.sheet(Image.new("RGB", (width, height), ground))
     else:
         sheet, ground = hand.paper(width, height)
     style = Style.random(hand, ground, kinds)

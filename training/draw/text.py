@@ -62,6 +62,8 @@ def scattered(hand: Hand, width: int, height: int) -> Drawn:
             face = hand.font_path()
         line = " ".join(_piece(hand) for _ in range(r.randint(1, 6)))
         size = max(sheet.smallest, height * r.uniform(0.025, 0.12))
+        if hand.practises and hand.chance(0.25):
+            size = sheet.smallest * r.uniform(1, 1.3)
         font = hand.fitted(face, line, width * 0.94, size, sheet.smallest)
         while font.getlength(line) > width * 0.97 and " " in line:
             line = line.rpartition(" ")[0]
@@ -242,7 +244,7 @@ def _piece(hand: Hand) -> str:
     k = hand.random.random()
     if k < 0.16:
         return hand.number()
-    if k < 0.2:
+    if k < (0.24 if hand.practises else 0.2):
         letters = string.ascii_letters + string.digits + "-#/&@_+"
         return "".join(hand.random.choice(letters) for _ in range(hand.random.randint(2, 8)))
     if k < 0.26:
