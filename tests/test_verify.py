@@ -82,7 +82,7 @@ def test_nano_passes_and_two_files_say_so(nano_run: tuple[Result, Path]) -> None
     assert (record["schema"], record["model"], record["verdict"]) == (SCHEMA, "nano", verdict)
     assert [f["check"] for f in record["findings"]][-3:] == ["answers", "book", "dtypes"]
     assert {row["sha256"] for row in record["files"] if row["name"] == "model.safetensors"} == {
-        "b44db499e0dd132c0391932d08875903e065770878d341ed483e996b2f207bba"
+        "04e2874b1f06718614c9e93f5242bdcbe2f362f7c3e7b1b84d22543d775fc5d4"
     }
     assert record["environment"]["torch"] == torch.__version__
 
