@@ -16,6 +16,7 @@ import torch
 
 import phisight
 from phisight.config import read_model_config
+from phisight.kernels import native
 from phisight.model.phi3v import Phi3V
 from phisight.model.weights import load_model
 
@@ -120,3 +121,13 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PHISIGHT_CONFIG_DIR", str(tmp_path / "settings"))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "hub"
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The C files compiled here, whatever lies beside them."""
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler: the plain twins are tested alone")
+    made = tmp_path_factory.mktemp("native") / "libphisight.so"
+    assert native.build(made) == 0
+    return made

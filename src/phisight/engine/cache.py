@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from phisight.config import ModelConfig
+from phisight.kernels import native_attention
 from phisight.kernels.paged import Pages, attend_pages, read_pages, runs_of, write_pages
 from phisight.model.decoder import Attend
 
@@ -85,10 +86,15 @@ class PagedCache:
             if rows:
                 mixed[index] = attend_pages(q[index], keys, values, pages)
             for place, part, mask, at_blocks in chunks:
+                total = part.stored + part.length
+                if native_attention.can_mix(q[place], keys, values):
+                    mixed[place] = native_attention.mix_pages(
+                        q[place], keys, values, at_blocks, total
+                    )
+                    continue
                 if part.stored == 0:  # all there is to see is at hand
                     seen = [x[place].transpose(0, 1) for x in (k, v)]
                 else:
-                    total = part.stored + part.length
                     seen = [
                         read_pages(store, at_blocks, total, q.dtype) for store in (keys, values)
                     ]

@@ -11,21 +11,23 @@ Dimensions: T rows, N outputs, K inputs, G groups.
 from __future__ import annotations
 
 import ctypes
+import enum
 import functools
+import math
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-VERSION = 4  # of the C files together: a library of another is left alone
+VERSION = 5  # of the C files together: a library of another is left alone
 SOURCES = Path(__file__).with_name("c")
 LIBRARY = Path(__file__).with_name("native.bin")  # not .so: Python would take it for a module
-FEW_DENSE = 4  # rows: beyond, torch is as fast
+# Rows of full weights: up to FEW at the speed of reading these, up to SEVERAL torch is as fast.
+FEW, SEVERAL = 4, 64
 FLAGS = ("-O3", "-Wno-psabi", "-fPIC", "-shared")
 
 
@@ -54,11 +56,11 @@ def int4(x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor) -> Tensor:
     """(T, G * GROUP) bfloat16 or float32 rows, as `packed.linear_int4`."""
     wide, codes = x.float().contiguous(), codes.contiguous()
     narrow = None
-    if x.dtype == torch.bfloat16 and _built().phisight_multiplies_bfloat16():
+    if x.dtype == torch.bfloat16 and built().phisight_multiplies_bfloat16():
         narrow = x.contiguous()
     y = torch.empty(len(x), len(codes))
-    failed = _built().phisight_int4(
-        _at(wide), _at(narrow), _at(codes), _at(scales), _at(offsets), _at(y),
+    failed = built().phisight_int4(
+        at(wide), at(narrow), at(codes), at(scales), at(offsets), at(y),
         *map(ctypes.c_int64, (*x.shape[:1], len(codes), x.shape[1])), torch.get_num_threads(),
     )  # fmt: skip
     if failed:
@@ -70,8 +72,8 @@ def int4_unpacked(codes: Tensor, scales: Tensor, offsets: Tensor) -> Tensor:
     """(N, G * GROUP) bfloat16 weights."""
     width = 2 * codes.shape[1]
     out = torch.empty(len(codes), width, dtype=torch.bfloat16)
-    _built().phisight_int4_unpack(
-        _at(codes), _at(scales), _at(offsets), _at(out),
+    built().phisight_int4_unpack(
+        at(codes), at(scales), at(offsets), at(out),
         *map(ctypes.c_int64, (width, 0, len(codes))), torch.get_num_threads(),
     )  # fmt: skip
     return out
@@ -81,30 +83,92 @@ def int8(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
     """(T, K) bfloat16 or float32 rows, as `packed.linear_int8`."""
     wide = x.float().contiguous()
     y = torch.empty(len(x), len(codes))
-    _built().phisight_int8(
-        _at(wide), _at(codes), _at(scales), _at(y),
+    built().phisight_int8(
+        at(wide), at(codes), at(scales), at(y),
         *map(ctypes.c_int64, (len(x), *codes.shape)), torch.get_num_threads(),
     )  # fmt: skip
     return y.to(x.dtype)
 
 
-def dense(x: Tensor, weight: Tensor) -> Tensor:
-    """(T, K) rows times an (N, K) weight, transposed, both bfloat16: where `can_multiply`."""
+class Kind(enum.IntEnum):
+    """What `rows` multiplies by, as in c/weights.h."""
+
+    DENSE, INT8, INT4 = range(3)
+
+
+class Way(enum.IntEnum):
+    """What `rows` multiplies with, as in c/tiles.h."""
+
+    FLOAT, BFLOAT16, TILES = range(3)
+
+
+@functools.cache
+def best_way() -> Way:
+    return Way(built().phisight_best_way())
+
+
+def few(x: Tensor) -> int:
+    """Up to how many rows `int4` and `int8` are faster than `rows`."""
+    return 2 if _way_for(x) == Way.TILES else 16
+
+
+def most(x: Tensor) -> float:
+    """Up to how many rows `rows` is faster than torch."""
+    return math.inf if _way_for(x) == Way.TILES else 128
+
+
+def _way_for(x: Tensor) -> Way:
+    return best_way() if x.dtype == torch.bfloat16 else Way.FLOAT
+
+
+def rows(
+    x: Tensor, kind: Kind, codes: Tensor, *others: Tensor, bias: Tensor | None = None,
+    way: Way | None = None,
+) -> Tensor:  # fmt: skip
+    """(T, K) bfloat16 or float32 rows times (N, ...) weights, transposed; any number of rows.
+
+    `others` are what belongs to the codes: scales, and offsets of 4 bits. In float32 unless x is
+    bfloat16 and the machine multiplies it. No more than a few blocks are ever unpacked.
+    """
+    way = _way_for(x) if way is None else way
+    x_ = (x.float() if way == Way.FLOAT else x).contiguous()
+    width = 2 * codes.shape[1] if kind == Kind.INT4 else codes.shape[1]
+    y = torch.empty(len(x), len(codes), dtype=x_.dtype)
+    scales, offsets = [*others, None, None][:2]
+    failed = built().phisight_rows(
+        *map(at, (x_, codes, scales, offsets, bias, y)),
+        *map(ctypes.c_int64, (*x.shape, len(codes), width)), int(kind), int(way),
+        torch.get_num_threads(),
+    )  # fmt: skip
+    if failed:
+        raise MemoryError("no memory for a linear layer")
+    return y.to(x.dtype)
+
+
+def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(T, K) rows times an (N, K) weight, transposed, all bfloat16: where `can_multiply`."""
+    if len(x) > FEW:
+        return rows(x, Kind.DENSE, weight, bias=bias)
     x = x.contiguous()
     y = torch.empty(len(x), len(weight))
-    _built().phisight_dense(
-        _at(x), _at(weight), _at(y),
+    built().phisight_dense(
+        at(x), at(weight), at(y),
         *map(ctypes.c_int64, (len(x), *weight.shape)), torch.get_num_threads(),
     )  # fmt: skip
     return y.to(x.dtype)
 
 
-def can_multiply(x: Tensor, weight: Tensor) -> bool:
-    """Whether `dense` takes these."""
-    known = _is_plain(x, weight) and x.dtype == torch.bfloat16 == weight.dtype
-    known = known and x.shape[-1] == weight.shape[1] and weight.shape[1] % 32 == 0
-    known = known and weight.is_contiguous() and is_built()
-    return known and bool(_built().phisight_multiplies_bfloat16())
+def can_multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether `dense` takes these, and is faster than torch."""
+    others = [] if bias is None else [bias]
+    known = is_plain(x, weight, *others) and weight.is_contiguous() and is_built()
+    known = known and all(t.dtype == torch.bfloat16 for t in (x, weight, *others))
+    if not known or x.shape[-1] != weight.shape[1]:
+        return False
+    if len(x) <= FEW:
+        plain = weight.shape[1] % 32 == 0 and bias is None
+        return plain and bool(built().phisight_multiplies_bfloat16())
+    return len(x) > SEVERAL and best_way() == Way.TILES
 
 
 def takes(x: Tensor, codes: Tensor, scales: Tensor, *offsets: Tensor) -> bool:
@@ -113,45 +177,24 @@ def takes(x: Tensor, codes: Tensor, scales: Tensor, *offsets: Tensor) -> bool:
     if any(tensor.dtype != torch.bfloat16 for tensor in (scales, *offsets)):
         raise TypeError(f"scales in {scales.dtype}: packed weights cannot be converted")
     known = x.dtype in (torch.bfloat16, torch.float32)
-    known = known and _is_plain(x, codes, scales, *offsets)
+    known = known and is_plain(x, codes, scales, *offsets)
     return known and all(t.is_contiguous() for t in (codes, scales, *offsets)) and is_built()
 
 
-def _is_plain(*tensors: Tensor) -> bool:
+def is_plain(*tensors: Tensor) -> bool:
     """Whether all have memory of their own on the CPU: no subclass that only looks like it."""
     kinds = (Tensor, torch.nn.Parameter)
     return all(type(t) in kinds and t.device.type == "cpu" for t in tensors)
 
 
-def attend(q: Tensor, keys: Tensor, values: Tensor, table: Tensor, stored: Sequence[int]) -> Tensor:
-    """(S, H, d) queries over bfloat16 stores (N, H, B, d), as `paged.attend_pages`."""
-    count, heads, size = q.shape
-    scaled = (q.float() * size**-0.5).contiguous()
-    lengths = torch.tensor(stored, dtype=torch.int64)
-    out = torch.empty(count, heads, size)
-    failed = _built().phisight_attend(
-        *map(_at, (scaled, keys, values, table, lengths, out)),
-        *map(ctypes.c_int64, (count, heads, size, keys.shape[2], table.shape[1])),
-        torch.get_num_threads(),
-    )  # fmt: skip
-    if failed:
-        raise MemoryError("no memory for the scores of a sequence's tokens")
-    return out.to(q.dtype)
-
-
-def can_attend(q: Tensor, keys: Tensor) -> bool:
-    """Whether `attend` takes these."""
-    known = _is_plain(q, keys) and keys.dtype == torch.bfloat16 == q.dtype
-    return known and q.shape[-1] % 16 == 0 and q.shape[-1] <= 256 and is_built()
-
-
-def _built() -> ctypes.CDLL:
+def built() -> ctypes.CDLL:
+    """The library, where `is_built`."""
     library = _library()
     assert library is not None, "callers ask is_built()"
     return library
 
 
-def _at(tensor: Tensor | None) -> ctypes.c_void_p:
+def at(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 

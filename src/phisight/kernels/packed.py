@@ -1,8 +1,8 @@
 """Linear layers whose weights are stored in 8 or 4 bits, on the CPU.
 
-`unpack_int4` and `unpack_int8` define what the stored numbers mean. Few rows are multiplied by
-`kernels.native` where it has been built, else by torch's own operation for 4 bits; many rows by a
-matrix product in the rows' dtype, over weights unpacked a piece at a time.
+`unpack_int4` and `unpack_int8` define what the stored numbers mean. Rows are multiplied by
+`kernels.native` where it has been built and is faster; else few by torch's own operation for 4
+bits, and many by a matrix product in the rows' dtype, over weights unpacked a piece at a time.
 
 Dimensions: T rows, N outputs, K inputs, G groups of GROUP inputs (the last may be part padding).
 """
@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from phisight.kernels import native
+from phisight.kernels.native import Kind
 
 GROUP = 128  # as in c/linear.c
 PLANE = 32  # of a group's codes, those at the same four bits of its 32 words of 16 bits
 LEVELS = 15
-FEW = 16  # rows: beyond, unpacking costs less than it saves
+FEW = 16  # rows, of torch's operation: beyond, unpacking costs less than it saves
 # Weights unpacked at once: what is unpacked for a few rows should still be in the cache when they
 # are multiplied (20 rows: 14 ms for 34); for many, larger products are the faster ones.
 PIECE, LARGE_PIECE, MANY = 4 * 2**20, 16 * 2**20, 128
@@ -74,9 +75,12 @@ def unpack_int4(codes: Tensor, scales: Tensor, offsets: Tensor, width: int) -> T
 
 def linear_int4(x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor) -> Tensor:
     """(T, K) times what is packed, transposed: (T, N) in the dtype of x."""
-    if len(x) <= FEW and native.takes(x, codes, scales, offsets):
-        padding = scales.shape[1] * GROUP - x.shape[1]
-        return native.int4(functional.pad(x, (0, padding)), codes, scales, offsets)
+    if native.takes(x, codes, scales, offsets):
+        if len(x) <= native.few(x):
+            padding = scales.shape[1] * GROUP - x.shape[1]
+            return native.int4(functional.pad(x, (0, padding)), codes, scales, offsets)
+        if len(x) <= native.most(x):
+            return native.rows(x, Kind.INT4, codes, scales, offsets)
     pieces = []
     for rows in _pieces(len(codes), x.shape[1], len(x)):
         part = codes[rows], scales[rows], offsets[rows]
@@ -131,8 +135,11 @@ def unpack_int8(codes: Tensor, scales: Tensor) -> Tensor:
 
 def linear_int8(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
     """(T, K) times what is packed, transposed: (T, N) in the dtype of x."""
-    if len(x) <= FEW and native.takes(x, codes, scales):
-        return native.int8(x, codes, scales)
+    if native.takes(x, codes, scales):
+        if len(x) <= native.few(x):
+            return native.int8(x, codes, scales)
+        if len(x) <= native.most(x):
+            return native.rows(x, Kind.INT8, codes, scales)
     pieces = []
     for rows in _pieces(len(codes), codes.shape[1], len(x)):
         # The scale goes to the result: codes are exact in bfloat16.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from phisight.kernels import native
+from phisight.kernels import native_attention
 
 # A run of neighbouring blocks is read where it lies if it has more bytes than can be copied while
 # one more run is gone through: 80 us on two cores of an EPYC. Eight sequences of nano, 150
@@ -62,8 +62,8 @@ def attend_pages(q: Tensor, keys: Tensor, values: Tensor, pages: Pages) -> Tenso
 
     Softmax in float32 or wider. What lies beyond the stored tokens must be finite.
     """
-    if native.can_attend(q, keys):
-        return native.attend(q, keys, values, pages.table, pages.stored)
+    if native_attention.can_attend(q, keys):
+        return native_attention.attend(q, keys, values, pages.table, pages.stored)
     padded = pages.table.shape[1] * _block_bytes(keys)  # a sequence, as gathered
     if q.device.type == "cpu" and padded >= RUN_WORTH:
         return attend_pages_in_place(q, keys, values, pages)

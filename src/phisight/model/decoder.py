@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from phisight.config import ModelConfig
+from phisight.kernels import between
 from phisight.model.packed import linear
 from phisight.model.rope import Rotation, rotate
 
@@ -36,9 +37,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = widened(x)
-        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return normed.to(x.dtype) * self.weight
+        return between.rms_norm(x, self.weight, self.eps)
 
 
 class Attention(nn.Module):
@@ -62,8 +61,7 @@ class MLP(nn.Module):
         self.down_proj = linear(config, config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)  # (..., I) each
-        return self.down_proj(up * functional.silu(gate))
+        return self.down_proj(between.silu_product(self.gate_up_proj(x)))
 
 
 class DecoderLayer(nn.Module):

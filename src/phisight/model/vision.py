@@ -14,11 +14,12 @@ import itertools
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from phisight.config import VisionConfig
 from phisight.hd import CROP, PATCHES
+from phisight.kernels import between
 from phisight.kernels.patches import embed_patches
+from phisight.model.packed import FullLinear
 
 _PATCH = CROP // PATCHES
 
@@ -61,29 +62,27 @@ class VisionAttention(nn.Module):
         super().__init__()
         hidden = config.hidden_size
         self.num_heads = config.num_heads
-        self.q_proj = nn.Linear(hidden, hidden)
-        self.k_proj = nn.Linear(hidden, hidden)
-        self.v_proj = nn.Linear(hidden, hidden)
-        self.out_proj = nn.Linear(hidden, hidden)
+        self.q_proj = FullLinear(hidden, hidden, bias=True)
+        self.k_proj = FullLinear(hidden, hidden, bias=True)
+        self.v_proj = FullLinear(hidden, hidden, bias=True)
+        self.out_proj = FullLinear(hidden, hidden, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (
-            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (N, heads, T, d)
+            projection(x).unflatten(-1, (self.num_heads, -1))  # (N, T, heads, d)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        mixed = functional.scaled_dot_product_attention(q, k, v)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return self.out_proj(between.attend_all(q, k, v).flatten(2))
 
 
 class VisionMLP(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc1 = FullLinear(config.hidden_size, config.intermediate_size, bias=True)
+        self.fc2 = FullLinear(config.intermediate_size, config.hidden_size, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x)
-        return self.fc2(x * torch.sigmoid(1.702 * x))  # quick_gelu
+        return self.fc2(between.quick_gelu(self.fc1(x)))
 
 
 class VisionLayer(nn.Module):

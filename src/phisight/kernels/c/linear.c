@@ -7,11 +7,9 @@
  *
  * Dimensions: m rows of x, n outputs, k inputs (a multiple of GROUP for 4 bits).
  */
-#include "wide.h"
+#include "weights.h"
 
-#define VERSION 4
-#define GROUP 128
-#define PLANE 32 /* codes of a group that stand at the same four bits of its 32 words */
+#define VERSION 5
 #define OUTPUTS 32 /* a thread takes so many together */
 #define AT_ONCE 4 /* rows of x */
 int32_t phisight_version(void) { return VERSION; }
@@ -65,8 +63,6 @@ CLONED static void int4_float(const float *x, const float *sums, const uint16_t 
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)
-#include <immintrin.h>
-#define BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
 
 /* 4 bits, bfloat16 x: `rows` is a constant where this is inlined. */
 INLINE BF16 void int4_tile(const int rows, const uint16_t *x, const float *sums,
@@ -200,10 +196,7 @@ CLONED static void int4_row(const uint16_t *words, const uint16_t *scales,
             Words q = __builtin_convertvector(LOAD(Halves, words + i * PLANE + half * LANES), Words);
             for (int p = 0; p < 4; p++) {
                 Wide value = __builtin_convertvector((q >> (4 * p) & 15) - 8, Wide) * scale + offset;
-                Words bits = (Words)value; /* to bfloat16, ties to even; no NaN comes here */
-                bits = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
-                Halves narrow = __builtin_convertvector(bits, Halves);
-                memcpy(out + i * GROUP + p * PLANE + half * LANES, &narrow, sizeof narrow);
+                NARROWED(out + i * GROUP + p * PLANE + half * LANES, value);
             }
         }
     }

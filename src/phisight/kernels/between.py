@@ -1,0 +1,67 @@
+"""What stands between the matrix products of a layer: one pass in the compiled kernels where the
+numbers are bfloat16 and nothing is traced or differentiated, else plain torch.
+
+Dimensions: D hidden size, I intermediate size, N sequences, T tokens, H heads, d head size.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from phisight.kernels import native, native_attention, reference
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x), CLIP's activation, of (..., I)."""
+    if not _takes(x):
+        return x * torch.sigmoid(1.702 * x)
+    y = torch.empty_like(x)
+    native.built().phisight_quick_gelu(native.at(x), native.at(y), *_sizes(y))
+    return y
+
+
+def silu_product(gate_up: Tensor) -> Tensor:
+    """(..., 2I), gates first, to (..., I), as `reference.silu_product`."""
+    if not _takes(gate_up):
+        return reference.silu_product(gate_up)
+    y = gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
+    native.built().phisight_silu_product(native.at(gate_up), native.at(y), *_sizes(y))
+    return y
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """(..., D) to (..., D), as `reference.rms_norm`."""
+    if not _takes(x, weight):
+        return reference.rms_norm(x, weight, eps)
+    y = torch.empty_like(x)
+    rows, width, threads = _sizes(y)
+    native.built().phisight_rms_norm(
+        *map(native.at, (x, weight, y)), rows, width, ctypes.c_float(eps), threads
+    )
+    return y
+
+
+def attend_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """(N, T, H, d) queries, all over all keys and values, to (N, T, H, d)."""
+    if torch.is_inference_mode_enabled() and native_attention.can_mix(q, k, v):
+        return native_attention.mix(q, k, v)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+def _takes(*tensors: Tensor) -> bool:
+    """With rows of a multiple of 32 numbers: two halves of 16 lanes."""
+    if not torch.is_inference_mode_enabled() or not native.is_plain(*tensors):
+        return False
+    known = all(x.dtype == torch.bfloat16 and x.is_contiguous() for x in tensors)
+    return known and tensors[0].shape[-1] % 32 == 0 and native.is_built()
+
+
+def _sizes(y: Tensor) -> tuple[ctypes.c_int64, ctypes.c_int64, int]:
+    width = y.shape[-1]
+    rows = y.numel() // max(1, width)
+    return ctypes.c_int64(rows), ctypes.c_int64(width), torch.get_num_threads()
