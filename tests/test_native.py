@@ -29,10 +29,8 @@ def stored(kind: Kind, weight: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
     if kind == Kind.INT4:
         four = packed.pack_int4(weight)
         return four, packed.unpack_int4(*four, weight.shape[1])
-    if kind == Kind.INT8:
-        eight = packed.pack_int8(weight)
-        return eight, packed.unpack_int8(*eight)
-    return (weight.bfloat16(),), weight.bfloat16()
+    eight = packed.pack_int8(weight)
+    return eight, packed.unpack_int8(*eight)
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -45,9 +43,8 @@ def test_rows_by_blocks(kind: Kind, way: Way, shape: tuple[int, int], rows: int)
         pytest.skip("this processor does not multiply so")
     parts, meant = stored(kind, normal(*shape) * 0.02)
     x = normal(rows, shape[1]).to(torch.float32 if way == Way.FLOAT else torch.bfloat16)
-    bias = normal(shape[0]).bfloat16() if rows % 2 else None
-    y = native.rows(x, kind, *parts, bias=bias, way=way)
-    right = x.double() @ meant.double().T + (0 if bias is None else bias.double())
+    y = native.rows(x, kind, *parts, way=way)
+    right = x.double() @ meant.double().T
     bound = 1e-5 if way == Way.FLOAT else 8e-3
     assert y.dtype == x.dtype
     assert (y.double() - right).abs().max() <= bound * right.abs().max()
@@ -114,3 +111,24 @@ def test_between_products_elsewhere() -> None:
     with torch.inference_mode():
         y = normal(4, 64).bfloat16()[:, ::2]
         assert torch.equal(between.quick_gelu(y), y * torch.sigmoid(1.702 * y))
+
+
+def test_rotation_and_writing() -> None:
+    """Out of the middle of wider rows, as a layer's queries, keys and values lie."""
+    qkv = normal(9, 3, 2, 64).bfloat16()
+    cos, sin = (normal(9, 64 + i).bfloat16()[:, :64].contiguous() for i in (0, 1))
+    with torch.inference_mode():
+        got = between.rotate(qkv[:, :2], cos, sin)
+        wide = [x.double() for x in (qkv[:, :2], cos, sin)]
+        assert not native.is_plain(torch.ones(1, device="meta"))
+        right = between.rotate(*wide)
+        assert got.dtype == torch.bfloat16
+        assert (got.double() - right).abs().max() <= 8e-3 * right.abs().max()
+        store = torch.zeros(5, 2, 4, 64).bfloat16()
+        blocks = torch.tensor([3, 3, 3, 3, 0, 0, 0, 0, 4])
+        places = torch.arange(9) % 4
+        assert native_attention.can_write(store, blocks, qkv[:, 2])
+        native_attention.write(store, blocks, places, qkv[:, 2])
+        for i in range(9):
+            assert torch.equal(store[blocks[i], :, places[i]], qkv[i, 2])
+        assert store.count_nonzero() <= 9 * 2 * 64

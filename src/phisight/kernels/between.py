@@ -45,6 +45,24 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return y
 
 
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """(..., T, 2, H, d) queries and keys, turned by (..., T, d) cos and sin, to the same shape."""
+    inner = x.shape[-3] * x.shape[-2] * x.shape[-1]
+    plain = x.dim() == 4 and x.stride()[1:] == (inner // 2, x.shape[-1], 1)
+    plain = plain and cos.shape == sin.shape == (x.shape[0], x.shape[3])
+    if plain and x.dtype == torch.bfloat16 and native.is_plain(x) and _takes(cos, sin):
+        y = torch.empty(x.shape, dtype=x.dtype)
+        sizes = (x.shape[0], x.stride(0), 2 * x.shape[2], x.shape[3])
+        native.built().phisight_rotate(
+            *map(native.at, (x, cos, sin, y)), *map(ctypes.c_int64, sizes), torch.get_num_threads()
+        )
+        return y
+    first, second = x.chunk(2, dim=-1)
+    turned = torch.cat([-second, first], dim=-1)
+    result: Tensor = x * cos[..., None, None, :] + turned * sin[..., None, None, :]
+    return result
+
+
 def attend_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """(N, T, H, d) queries, all over all keys and values, to (N, T, H, d)."""
     if torch.is_inference_mode_enabled() and native_attention.can_mix(q, k, v):

@@ -26,8 +26,7 @@ from torch import Tensor
 VERSION = 5  # of the C files together: a library of another is left alone
 SOURCES = Path(__file__).with_name("c")
 LIBRARY = Path(__file__).with_name("native.bin")  # not .so: Python would take it for a module
-# Rows of full weights: up to FEW at the speed of reading these, up to SEVERAL torch is as fast.
-FEW, SEVERAL = 4, 64
+FEW_DENSE = 4  # rows: beyond, torch is as fast
 FLAGS = ("-O3", "-Wno-psabi", "-fPIC", "-shared")
 
 
@@ -93,7 +92,7 @@ def int8(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
 class Kind(enum.IntEnum):
     """What `rows` multiplies by, as in c/weights.h."""
 
-    DENSE, INT8, INT4 = range(3)
+    INT8, INT4 = range(2)
 
 
 class Way(enum.IntEnum):
@@ -122,21 +121,20 @@ def _way_for(x: Tensor) -> Way:
 
 
 def rows(
-    x: Tensor, kind: Kind, codes: Tensor, *others: Tensor, bias: Tensor | None = None,
-    way: Way | None = None,
+    x: Tensor, kind: Kind, codes: Tensor, scales: Tensor, offsets: Tensor | None = None,
+    *, way: Way | None = None,
 ) -> Tensor:  # fmt: skip
     """(T, K) bfloat16 or float32 rows times (N, ...) weights, transposed; any number of rows.
 
-    `others` are what belongs to the codes: scales, and offsets of 4 bits. In float32 unless x is
-    bfloat16 and the machine multiplies it. No more than a few blocks are ever unpacked.
+    Offsets belong to 4 bits. In float32 unless x is bfloat16 and the machine multiplies it. No more
+    than a few blocks are ever unpacked.
     """
     way = _way_for(x) if way is None else way
     x_ = (x.float() if way == Way.FLOAT else x).contiguous()
     width = 2 * codes.shape[1] if kind == Kind.INT4 else codes.shape[1]
     y = torch.empty(len(x), len(codes), dtype=x_.dtype)
-    scales, offsets = [*others, None, None][:2]
     failed = built().phisight_rows(
-        *map(at, (x_, codes, scales, offsets, bias, y)),
+        *map(at, (x_, codes, scales, offsets, y)),
         *map(ctypes.c_int64, (*x.shape, len(codes), width)), int(kind), int(way),
         torch.get_num_threads(),
     )  # fmt: skip
@@ -145,10 +143,8 @@ def rows(
     return y.to(x.dtype)
 
 
-def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(T, K) rows times an (N, K) weight, transposed, all bfloat16: where `can_multiply`."""
-    if len(x) > FEW:
-        return rows(x, Kind.DENSE, weight, bias=bias)
+def dense(x: Tensor, weight: Tensor) -> Tensor:
+    """(T, K) rows times an (N, K) weight, transposed, both bfloat16: where `can_multiply`."""
     x = x.contiguous()
     y = torch.empty(len(x), len(weight))
     built().phisight_dense(
@@ -158,17 +154,12 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y.to(x.dtype)
 
 
-def can_multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    """Whether `dense` takes these, and is faster than torch."""
-    others = [] if bias is None else [bias]
-    known = is_plain(x, weight, *others) and weight.is_contiguous() and is_built()
-    known = known and all(t.dtype == torch.bfloat16 for t in (x, weight, *others))
-    if not known or x.shape[-1] != weight.shape[1]:
-        return False
-    if len(x) <= FEW:
-        plain = weight.shape[1] % 32 == 0 and bias is None
-        return plain and bool(built().phisight_multiplies_bfloat16())
-    return len(x) > SEVERAL and best_way() == Way.TILES
+def can_multiply(x: Tensor, weight: Tensor) -> bool:
+    """Whether `dense` takes these."""
+    known = is_plain(x, weight) and x.dtype == torch.bfloat16 == weight.dtype
+    known = known and x.shape[-1] == weight.shape[1] and weight.shape[1] % 32 == 0
+    known = known and weight.is_contiguous() and is_built()
+    return known and bool(built().phisight_multiplies_bfloat16())
 
 
 def takes(x: Tensor, codes: Tensor, scales: Tensor, *offsets: Tensor) -> bool:

@@ -36,6 +36,24 @@ def can_attend(q: Tensor, keys: Tensor) -> bool:
     return known and q.shape[-1] % 16 == 0 and q.shape[-1] <= 256 and is_built()
 
 
+def write(store: Tensor, blocks: Tensor, offsets: Tensor, x: Tensor) -> None:
+    """Put (T, H, d) into a (blocks, H, B, d) store, as `paged.write_pages`."""
+    heads, block, size = store.shape[1:]
+    built().phisight_write(
+        *map(at, (store, blocks, offsets, x)),
+        *map(ctypes.c_int64, (len(x), x.stride(0), heads, block, size)),
+        torch.get_num_threads(),
+    )
+
+
+def can_write(store: Tensor, blocks: Tensor, x: Tensor) -> bool:
+    """Whether `write` takes these."""
+    if torch.is_grad_enabled() or not is_plain(store, blocks, x):
+        return False
+    known = store.dtype == torch.bfloat16 and store.is_contiguous() and blocks.dtype == torch.int64
+    return known and x.stride()[1:] == (store.shape[-1], 1) and is_built()
+
+
 def mix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """(N, T, H, d) queries, all over all (N, S, H, d) keys and values, to (N, T, H, d)."""
     return _mix(q, k, v, None, k.shape[1], k.stride()[:3], causal=False)

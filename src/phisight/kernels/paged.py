@@ -47,6 +47,9 @@ class Pages(NamedTuple):
 def write_pages(store: Tensor, blocks: Tensor, offsets: Tensor, x: Tensor) -> None:
     """Put (T, H, d) into an (N, H, B, d) store at T blocks and the places in them."""
     x = x.to(store.dtype)
+    if native_attention.can_write(store, blocks, x):
+        native_attention.write(store, blocks, offsets, x)
+        return
     if store.dtype.itemsize == 1:  # float8 has no indexed write
         store, x = store.view(torch.uint8), x.view(torch.uint8)
     store[blocks, :, offsets] = x

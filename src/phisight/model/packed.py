@@ -19,19 +19,17 @@ ROWS = 256  # outputs packed at a time: the passes over them stay in the process
 
 class FullLinear(nn.Linear):
     """In the weights' own format. Few rows are bound by reading the weights: on two cores torch
-    reads 12 GB/s of bfloat16, the compiled kernel 20. Many are multiplied in half of torch's time
-    where the processor has tile registers."""
+    reads 12 GB/s of bfloat16, the compiled kernel 20."""
 
-    def __init__(self, in_features: int, out_features: int, *, bias: bool = False) -> None:
-        super().__init__(in_features, out_features, bias=bias)
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         # Of the engine alone: what traces, exports or differentiates a module sees torch's own.
-        if torch.is_inference_mode_enabled() and x.shape[-1] == self.in_features:
+        if torch.is_inference_mode_enabled() and x.numel() <= native.FEW_DENSE * self.in_features:
             rows = x.reshape(-1, x.shape[-1])
-            if native.can_multiply(rows, self.weight, self.bias):
-                y = native.dense(rows, self.weight, self.bias)
-                return y.view(*x.shape[:-1], self.out_features)
+            if native.can_multiply(rows, self.weight):
+                return native.dense(rows, self.weight).view(*x.shape[:-1], self.out_features)
         return super().forward(x)
 
 

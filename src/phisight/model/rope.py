@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from phisight.config import RopeConfig
+from phisight.kernels import between
 
 
 class Rotation(NamedTuple):
@@ -58,6 +59,4 @@ class Rope:
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Turn (..., T, 2, heads, d) queries and keys by their positions."""
-    cos, sin = (part[..., None, None, :] for part in rotation)  # (..., T, 1, 1, d)
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    return between.rotate(x, *rotation)

@@ -28,6 +28,19 @@ typedef struct {
     int64_t steps; /* of STEP keys */
 } Head;
 
+/* e to the x <= 0, to 2e-7 of it; coefficients of exp2 from the Cephes library. */
+INLINE BF16 __m512 exponential(__m512 x) {
+    x = _mm512_mul_ps(_mm512_max_ps(x, _mm512_set1_ps(-87)), _mm512_set1_ps(1.44269504f));
+    __m512 whole = _mm512_roundscale_ps(x, 0), rest = _mm512_sub_ps(x, whole);
+    __m512 y = _mm512_set1_ps(1.8775767e-3f);
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(8.9893397e-3f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(5.5826318e-2f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(2.4015361e-1f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(6.9315308e-1f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(9.9999994e-1f));
+    return _mm512_scalef_ps(y, whole);
+}
+
 static const uint16_t *token_at(const Shape *p, const uint16_t *x, const int64_t *table,
                                 int64_t i) {
     return table ? x + table[i / p->block] * p->block_stride + i % p->block * p->token
@@ -96,7 +109,7 @@ BF16 static void weigh(const Shape *p, float *scores, int64_t first, int64_t sta
         }
         highest = _mm512_max_ps(highest, _mm512_mul_ps(x, scale));
     }
-    *kept = (__m512)exponential((Wide)_mm512_sub_ps(*top, highest));
+    *kept = exponential(_mm512_sub_ps(*top, highest));
     *top = highest;
     __m512 sum = _mm512_mul_ps(*total, *kept);
     for (int64_t i = 0; i < count; i += 2) {
@@ -105,7 +118,7 @@ BF16 static void weigh(const Shape *p, float *scores, int64_t first, int64_t sta
         for (int j = 0; j < 2; j++) {
             __m512 x = _mm512_loadu_ps(at + j * SIDE);
             __mmask16 seen = all ? 0xFFFF : _mm512_cmp_ps_mask(x, _mm512_set1_ps(-1e38f), _CMP_GT_OQ);
-            __m512 power = (__m512)exponential((Wide)_mm512_fmsub_ps(x, scale, highest));
+            __m512 power = exponential(_mm512_fmsub_ps(x, scale, highest));
             pair[j] = _mm512_maskz_mov_ps(seen, power);
             sum = _mm512_add_ps(sum, pair[j]);
         }

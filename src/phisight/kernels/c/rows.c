@@ -10,21 +10,21 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 /* (16 outputs, 16 rows) results to (m, n) bfloat16, of `rows` rows and `outputs` outputs. */
-BF16 static void store_bfloat16(const float *c, const float *scale, const float *bias,
-                                uint16_t *y, int64_t n, int64_t rows, int64_t outputs) {
+BF16 static void store_bfloat16(const float *c, const float *scale, uint16_t *y, int64_t n,
+                                int64_t rows, int64_t outputs) {
     __m512i v[SIDE];
     for (int i = 0; i < SIDE; i++) v[i] = _mm512_loadu_si512(c + i * SIDE);
     transpose(v);
     __mmask16 there = outputs >= SIDE ? 0xFFFF : (__mmask16)((1u << outputs) - 1);
-    __m512 by = _mm512_loadu_ps(scale), more = _mm512_loadu_ps(bias);
+    __m512 by = _mm512_loadu_ps(scale);
     for (int i = 0; i < SIDE && i < rows; i++) {
-        __m512 wide = _mm512_fmadd_ps(_mm512_castsi512_ps(v[i]), by, more);
+        __m512 wide = _mm512_mul_ps(_mm512_castsi512_ps(v[i]), by);
         _mm256_mask_storeu_epi16(y + i * n, there, (__m256i)_mm512_cvtneps_pbh(wide));
     }
 }
 #else
-static void store_bfloat16(const float *c, const float *scale, const float *bias, uint16_t *y,
-                           int64_t n, int64_t rows, int64_t outputs) { abort(); }
+static void store_bfloat16(const float *c, const float *scale, uint16_t *y, int64_t n,
+                           int64_t rows, int64_t outputs) { abort(); }
 #endif
 
 static void lay_float(const float *x, int64_t m, int64_t width, int64_t first, int64_t tiles,
@@ -34,11 +34,11 @@ static void lay_float(const float *x, int64_t m, int64_t width, int64_t first, i
             out[i * tiles * SIDE + r] = first + r < m && i < width ? x[(first + r) * width + i] : 0;
 }
 
-static void store_float(const float *c, const float *scale, const float *bias, float *y,
-                        int64_t n, int64_t rows, int64_t outputs) {
+static void store_float(const float *c, const float *scale, float *y, int64_t n,
+                        int64_t rows, int64_t outputs) {
     for (int64_t r = 0; r < SIDE && r < rows; r++)
         for (int64_t o = 0; o < SIDE && o < outputs; o++)
-            y[r * n + o] = c[o * SIDE + r] * scale[o] + bias[o];
+            y[r * n + o] = c[o * SIDE + r] * scale[o];
 }
 
 typedef struct {
@@ -78,11 +78,9 @@ static void multiply_block(const Job *job, const Weights *w, int64_t row, int64_
 /* What has been summed in `c`, to y. */
 static void store_block(const Job *job, const Weights *w, int64_t row, int64_t end,
                         int64_t first, const float *c) {
-    float scale[WIDTH], bias[WIDTH];
-    for (int64_t j = 0; j < WIDTH; j++) {
+    float scale[WIDTH];
+    for (int64_t j = 0; j < WIDTH; j++)
         scale[j] = w->kind == INT8 && first + j < w->n ? widened(w->scales[first + j]) : 1;
-        bias[j] = w->bias && first + j < w->n ? widened(w->bias[first + j]) : 0;
-    }
     for (; row < end; row += 2 * SIDE, c += 4 * SIDE * SIDE) {
         int64_t tiles = job->m - row > SIDE ? 2 : 1;
         for (int64_t o = 0; o < WIDTH && first + o < w->n; o += SIDE)
@@ -91,23 +89,22 @@ static void store_block(const Job *job, const Weights *w, int64_t row, int64_t e
                 int64_t at = (row + r * SIDE) * w->n + first + o;
                 int64_t rows = job->m - row - r * SIDE, outputs = w->n - first - o;
                 if (job->way == BY_FLOAT)
-                    store_float(from, scale + o, bias + o, (float *)job->y + at, w->n, rows,
+                    store_float(from, scale + o, (float *)job->y + at, w->n, rows,
                                 outputs);
                 else
-                    store_bfloat16(from, scale + o, bias + o, (uint16_t *)job->y + at, w->n, rows,
+                    store_bfloat16(from, scale + o, (uint16_t *)job->y + at, w->n, rows,
                                    outputs);
             }
     }
 }
 
 /* x (m, width) to y (m, n), both float32 where `way` is BY_FLOAT, else bfloat16. codes (n, ...) as
- * `kind` says, scales and offsets bfloat16 or null, bias (n) bfloat16 or null. 0, or 1 without
- * memory. */
+ * `kind` says, scales and offsets bfloat16, no offsets of 8 bits. 0, or 1 without memory. */
 int32_t phisight_rows(const void *x, const void *codes, const uint16_t *scales,
-                      const uint16_t *offsets, const uint16_t *bias, void *y, int64_t m,
+                      const uint16_t *offsets, void *y, int64_t m,
                       int64_t width, int64_t n, int64_t k, int32_t kind, int32_t way,
                       int32_t threads) {
-    Weights weights = {kind, codes, scales, offsets, bias, n, k};
+    Weights weights = {kind, codes, scales, offsets, n, k};
     int64_t one = way == BY_FLOAT ? sizeof(float) : sizeof(uint16_t);
     int64_t step = way == BY_FLOAT ? 1 : STEP, inputs = (k + step - 1) / step * step;
     Job job = {way, m, width, inputs * one, NULL, y};

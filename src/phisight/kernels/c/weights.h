@@ -7,18 +7,17 @@
 #define GROUP 128
 #define PLANE 32 /* codes of a group that stand at the same four bits of its 32 words */
 
-enum { DENSE, INT8, INT4 };
+enum { INT8, INT4 };
 
 typedef struct {
     int32_t kind;
     const void *codes;
-    const uint16_t *scales, *offsets, *bias;
+    const uint16_t *scales, *offsets;
     int64_t n, k;
 } Weights;
 
 /* One number in float32, without the scale of an output, which goes to the result. */
 INLINE float weight_at(const Weights *w, int64_t row, int64_t i) {
-    if (w->kind == DENSE) return widened(((const uint16_t *)w->codes)[row * w->k + i]);
     if (w->kind == INT8) return ((const int8_t *)w->codes)[row * w->k + i];
     int64_t group = row * (w->k / GROUP) + i / GROUP;
     uint16_t word = ((const uint16_t *)w->codes)[group * PLANE + i % PLANE];
@@ -80,20 +79,11 @@ INLINE BF16 void unpack_int8(const Weights *w, int64_t row, int64_t start, int64
     }
 }
 
-INLINE BF16 void unpack_dense(const Weights *w, int64_t row, int64_t start, int64_t stop,
-                              const char *next, uint16_t *out) {
-    const uint16_t *from = (const uint16_t *)w->codes + row * w->k;
-    for (int64_t i = start; i < stop; i += STEP, out += 2 * TILE) {
-        _mm_prefetch(next + 2 * (i - start), _MM_HINT_T0);
-        _mm512_store_si512(out, _mm512_maskz_loadu_epi16(inputs_from(w, i), from + i));
-    }
-}
-
 BF16 static void unpack_bfloat16(const Weights *w, int64_t first, int64_t start, int64_t stop,
                                  uint16_t *out) {
     /* Too short a stretch of each row for the processor to see where it goes on. */
     int last = stop >= w->k;
-    int64_t bits = w->kind == DENSE ? 16 : w->kind == INT8 ? 8 : 4;
+    int64_t bits = w->kind == INT8 ? 8 : 4;
     for (int64_t j = 0; j < WIDTH; j++) {
         uint16_t *to = out + j / SIDE * TILE + j % SIDE * STEP;
         int64_t row = first + j, after = (last ? row + WIDTH : row) * w->k + (last ? 0 : stop);
@@ -103,10 +93,8 @@ BF16 static void unpack_bfloat16(const Weights *w, int64_t first, int64_t start,
                 _mm512_store_si512(to, _mm512_setzero_si512());
         else if (w->kind == INT4)
             unpack_int4(w, row, start, stop, next, to);
-        else if (w->kind == INT8)
-            unpack_int8(w, row, start, stop, next, to);
         else
-            unpack_dense(w, row, start, stop, next, to);
+            unpack_int8(w, row, start, stop, next, to);
     }
 }
 #else

@@ -47,23 +47,6 @@ typedef uint16_t Halves __attribute__((vector_size(32)));
     memcpy(to, &narrow_, sizeof narrow_); \
 } while (0)
 
-/* e to the x, to 2e-7 of it, for x from -87 to 87 and these ends beyond; coefficients of exp2 from
- * the Cephes library. */
-INLINE Wide exponential(Wide x) {
-    const Wide most = {87, 87, 87, 87, 87, 87, 87, 87, 87, 87, 87, 87, 87, 87, 87, 87};
-    Words high = x > most, low = x < -most;
-    x = (Wide)(((Words)x & ~(high | low)) | ((Words)most & high) | ((Words)-most & low));
-    x *= 1.44269504f;
-    Wide shifted = x + 12582912.0f; /* 1.5 * 2^23: what is left of x is a whole number */
-    Wide rest = x - (shifted - 12582912.0f);
-    Wide y = 1.8775767e-3f * rest + 8.9893397e-3f;
-    y = y * rest + 5.5826318e-2f;
-    y = y * rest + 2.4015361e-1f;
-    y = y * rest + 6.9315308e-1f;
-    y = y * rest + 9.9999994e-1f;
-    return (Wide)((Words)y + ((Words)shifted << 23));
-}
-
 INLINE float widened(uint16_t bits) {
     uint32_t wide = (uint32_t)bits << 16;
     float value;
