@@ -1,4 +1,4 @@
-/* Linear layers of few rows over packed weights; `phisight.kernels.packed` is their definition.
+/* Linear layers of few rows over weights of 4 bits; `phisight.kernels.packed` is their definition.
  *
  * What bounds them is reading the weights, so a weight is unpacked in as few instructions as there
  * are: 4-bit codes lie so that a shift and one logic instruction make bfloat16 numbers of them,
@@ -115,59 +115,16 @@ BF16 static void int4_bfloat16(const uint16_t *x, const float *sums, const uint1
     }
 }
 
-/* 16 bits, bfloat16 x; k is a multiple of 32. Two sums a row, so that one need not wait for the
- * other. */
-INLINE BF16 void dense_tile(const int rows, const uint16_t *x, const uint16_t *w, float *y,
-                            int64_t n, int64_t k, int64_t j) {
-    const uint16_t *row = w + j * k;
-    __m512 even[AT_ONCE], odd[AT_ONCE];
-    for (int r = 0; r < rows; r++) even[r] = odd[r] = _mm512_setzero_ps();
-    int64_t i = 0;
-    for (; i + 64 <= k; i += 64) {
-        _mm_prefetch((const char *)(row + i) + 4096, _MM_HINT_T0);
-        _mm_prefetch((const char *)(row + i) + 4096 + 64, _MM_HINT_T0);
-        __m512bh first = (__m512bh)_mm512_loadu_si512(row + i);
-        __m512bh second = (__m512bh)_mm512_loadu_si512(row + i + 32);
-        for (int r = 0; r < rows; r++) {
-            const uint16_t *part = x + r * k + i;
-            even[r] = _mm512_dpbf16_ps(even[r], first, (__m512bh)_mm512_loadu_si512(part));
-            odd[r] = _mm512_dpbf16_ps(odd[r], second, (__m512bh)_mm512_loadu_si512(part + 32));
-        }
-    }
-    if (i < k)
-        for (int r = 0; r < rows; r++)
-            even[r] = _mm512_dpbf16_ps(even[r], (__m512bh)_mm512_loadu_si512(row + i),
-                                       (__m512bh)_mm512_loadu_si512(x + r * k + i));
-    for (int r = 0; r < rows; r++)
-        y[r * n + j] = _mm512_reduce_add_ps(_mm512_add_ps(even[r], odd[r]));
-}
-
-BF16 static void dense_bfloat16(const uint16_t *x, const uint16_t *w, float *y, int64_t m,
-                                int64_t n, int64_t k, int64_t first, int64_t last) {
-    for (int64_t r = 0; r < m; r += AT_ONCE)
-        for (int64_t j = first; j < last; j++) switch (m - r) {
-            case 1: dense_tile(1, x + r * k, w, y + r * n, n, k, j); break;
-            case 2: dense_tile(2, x + r * k, w, y + r * n, n, k, j); break;
-            case 3: dense_tile(3, x + r * k, w, y + r * n, n, k, j); break;
-            default: dense_tile(AT_ONCE, x + r * k, w, y + r * n, n, k, j);
-            }
-}
-
-int32_t phisight_multiplies_bfloat16(void) { return !!__builtin_cpu_supports("avx512bf16"); }
 #else
-static void dense_bfloat16(const uint16_t *x, const uint16_t *w, float *y, int64_t m, int64_t n,
-                           int64_t k, int64_t first, int64_t last) {
-    abort(); /* phisight_multiplies_bfloat16 says no */
-}
-
 static void int4_bfloat16(const uint16_t *x, const float *sums, const uint16_t *codes,
                           const uint16_t *scales, const uint16_t *offsets, float *y, int64_t m,
                           int64_t n, int64_t k, int64_t first, int64_t last) {
     abort(); /* phisight_multiplies_bfloat16 says no */
 }
 
-int32_t phisight_multiplies_bfloat16(void) { return 0; }
 #endif
+
+int32_t phisight_multiplies_bfloat16(void) { return has_bfloat16(); }
 
 /* `narrow` is x in bfloat16, or null: then the float x is multiplied. 0, or 1 without memory. */
 int32_t phisight_int4(const float *x, const uint16_t *narrow, const uint16_t *codes,
@@ -210,54 +167,4 @@ void phisight_int4_unpack(const uint16_t *codes, const uint16_t *scales, const u
     for (int64_t j = first; j < last; j++)
         int4_row(codes + j * groups * PLANE, scales + j * groups, offsets + j * groups,
                  out + (j - first) * k, groups);
-}
-
-/* 8 bits, one scale an output. A stretch of weights is widened once for all rows. */
-#define STRETCH 512
-CLONED static void int8_float(const float *x, const int8_t *codes, const uint16_t *scales,
-                              float *y, int64_t m, int64_t n, int64_t k, int64_t first,
-                              int64_t last) {
-    Wide wide[STRETCH / LANES];
-    for (int64_t j = first; j < last; j++) {
-        const int8_t *w = codes + j * k;
-        for (int64_t r = 0; r < m; r++) y[r * n + j] = 0;
-        for (int64_t start = 0; start < k; start += STRETCH) {
-            int64_t count = k - start < STRETCH ? k - start : STRETCH, whole = count / LANES;
-            __builtin_prefetch(w + start + 4096);
-            float *flat = (float *)wide; /* a plain loop: GCC 12 takes vectors of bytes apart */
-            for (int64_t i = 0; i < whole * LANES; i++) flat[i] = (float)w[start + i];
-            for (int64_t r = 0; r < m; r++) {
-                const float *row = x + r * k + start;
-                Wide sum[4] = {{0}, {0}, {0}, {0}};
-                int64_t i = 0;
-                for (; i + 4 <= whole; i += 4)
-                    for (int u = 0; u < 4; u++)
-                        sum[u] += wide[i + u] * LOAD(Wide, row + (i + u) * LANES);
-                for (; i < whole; i++) sum[0] += wide[i] * LOAD(Wide, row + i * LANES);
-                float rest = SUM((sum[0] + sum[1]) + (sum[2] + sum[3]));
-                for (i *= LANES; i < count; i++) rest += (float)w[start + i] * row[i];
-                y[r * n + j] += rest;
-            }
-        }
-        for (int64_t r = 0; r < m; r++) y[r * n + j] *= widened(scales[j]);
-    }
-}
-
-void phisight_int8(const float *x, const int8_t *codes, const uint16_t *scales, float *y,
-                   int64_t m, int64_t n, int64_t k, int32_t threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t first = 0; first < n; first += OUTPUTS) {
-        int64_t last = first + OUTPUTS < n ? first + OUTPUTS : n;
-        int8_float(x, codes, scales, y, m, n, k, first, last);
-    }
-}
-
-/* 16 bits: x and w bfloat16, where phisight_multiplies_bfloat16; k is a multiple of 32. */
-void phisight_dense(const uint16_t *x, const uint16_t *w, float *y, int64_t m, int64_t n,
-                    int64_t k, int32_t threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t first = 0; first < n; first += OUTPUTS) {
-        int64_t last = first + OUTPUTS < n ? first + OUTPUTS : n;
-        dense_bfloat16(x, w, y, m, n, k, first, last);
-    }
 }
