@@ -73,6 +73,11 @@ class BlockPool:
             del self._idle[block]
             self._blank[block] = None
 
+    def forget_all(self) -> None:
+        """Make every block findable no more."""
+        for block in list(self._names):
+            self.forget(block)
+
     def check(self, held: Iterable[Sequence[int]]) -> None:
         """Assert that the books agree with what the sequences hold: none lost, none used twice."""
         counts = Counter(block for blocks in held for block in blocks)

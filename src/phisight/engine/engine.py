@@ -110,6 +110,11 @@ class Engine:
             for image in job.request.images:
                 self.images.drop(image.key)
 
+    def forget(self) -> None:
+        """Find nothing of earlier requests again: to be called where weights may have changed."""
+        self.scheduler.pool.forget_all()
+        self.images.forget()
+
     def progress(self, request_id: int) -> Progress | None:
         """How far a request is; None if there is none. Any thread may ask, while a step runs."""
         job = self._jobs.get(request_id)

@@ -47,6 +47,11 @@ class ImageCache:
             self._features.move_to_end(key)
         self._trim()
 
+    def forget(self) -> None:
+        """Drop the pictures that no request needs."""
+        for key in [key for key in self._features if key not in self._needed]:
+            del self._features[key]
+
     def _trim(self) -> None:
         idle = [key for key in self._features if key not in self._needed]
         excess = sum(self._features[key].nbytes for key in idle) - self._room

@@ -19,7 +19,8 @@ class Job:
     ) -> None:
         self.request_id, self.request, self._context = request_id, request, context
         self.sequence = Sequence(request_id, request.ids, _slots(request), block_size)
-        self.sampler = Sampler(request.params, request.ids, request.allowed_tokens)
+        seen = (*request.ids, *request.penalized_ids)
+        self.sampler = Sampler(request.params, seen, request.allowed_tokens)
         self._added_at, self._started_at, self._first_at = now, 0.0, 0.0
         self._vision = 0.0
 

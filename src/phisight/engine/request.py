@@ -25,6 +25,7 @@ class Request:
     params: SamplingParams = field(default_factory=SamplingParams)
     stop_ids: frozenset[int] = frozenset()
     allowed_tokens: AllowedTokens | None = None  # for answers of a given form
+    penalized_ids: frozenset[int] = frozenset()  # for the repetition penalty, besides `ids`
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """`generate` for pictures: what transformers' own needs to know of this model.
 
 Owns how pictures enter generation (as embeddings, encoded once), which cache it uses, and where it
-ends. Everything else, from beams to streamers, is transformers'.
+ends. Greedy and plain sampled answers are then our engine's (`route`); everything else, from beams
+to assistants, is transformers'.
 """
 
 from __future__ import annotations
@@ -10,23 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, GenerationMixin, StoppingCriteria
+from transformers import Cache, GenerationMixin
 
 from phisight.config import ModelConfig
 from phisight.errors import PromptError
-from phisight.hf.cache import Phi3VCache
 from phisight.hf.config import Phi3VConfig
+from phisight.hf.eligible import Call, NewCache
 from phisight.hf.embedding import embed
+from phisight.hf.route import EngineRoute
+from phisight.hf.writing import EndOfContext
 from phisight.model.phi3v import Phi3VModel
-
-
-class _EndOfContext(StoppingCriteria):
-    def __init__(self, max_positions: int) -> None:
-        self._max_positions = max_positions
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        full = input_ids.shape[1] >= self._max_positions
-        return torch.full(input_ids.shape[:1], full, device=input_ids.device)
 
 
 class Phi3VGeneration(GenerationMixin):
@@ -35,6 +29,7 @@ class Phi3VGeneration(GenerationMixin):
     config: Phi3VConfig
     structure: ModelConfig
     model: Phi3VModel
+    engine: EngineRoute
 
     def generate(
         self,
@@ -50,6 +45,7 @@ class Phi3VGeneration(GenerationMixin):
         """As transformers' `generate`. Image places come back as 0, as from the official code.
 
         Pictures are encoded once, whatever the number of beams. Ends at the end of the context.
+        `self.engine.taken` says afterwards whether the engine or transformers has answered.
         """
         ids = inputs if input_ids is None else input_ids
         if ids is not None and bool((ids < 0).any()):
@@ -65,9 +61,42 @@ class Phi3VGeneration(GenerationMixin):
                 "attention_mask ends with padding, and an answer would go on after that: pad on "
                 "the left, as the processor does unless told otherwise"
             )
-        ends = _EndOfContext(self.structure.max_positions)
+        ends = EndOfContext(self.structure.max_positions)
         return super().generate(
             ids, generation_config, stopping_criteria=[*(stopping_criteria or ()), ends], **kwargs
+        )
+
+    def _sample(
+        self,
+        input_ids: Tensor,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: Any,
+        synced_gpus: bool = False,
+        streamer: Any = None,
+        **model_kwargs: Any,
+    ) -> Any:
+        """transformers' loop of greedy and sampled answers, or the engine in its place."""
+        call = Call(
+            input_ids,
+            logits_processor,
+            stopping_criteria,
+            generation_config,
+            synced_gpus,
+            streamer,
+            model_kwargs,
+        )
+        ids = self.engine.answer(self, call)
+        if ids is not None:
+            return ids
+        return super()._sample(
+            input_ids,
+            logits_processor,
+            stopping_criteria,
+            generation_config,
+            synced_gpus=synced_gpus,
+            streamer=streamer,
+            **model_kwargs,
         )
 
     def prepare_inputs_for_generation(
@@ -108,6 +137,6 @@ class Phi3VGeneration(GenerationMixin):
             and kind in (None, "dynamic")
             and model_kwargs.get("past_key_values") is None
         ):
-            model_kwargs["past_key_values"] = Phi3VCache(self.config)
+            model_kwargs["past_key_values"] = NewCache(self.config)
         else:
             super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)

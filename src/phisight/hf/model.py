@@ -26,6 +26,7 @@ from phisight.hf.embedding import embed
 from phisight.hf.generation import Phi3VGeneration
 from phisight.hf.loading import add_stop_ids, check_files, check_info
 from phisight.hf.network import BatchReader, Record
+from phisight.hf.route import EngineRoute
 from phisight.model.decoder import widened
 from phisight.model.phi3v import Phi3VModel
 from phisight.model.projector import ImageEmbedding
@@ -69,7 +70,14 @@ class Phi3VForCausalLM(PreTrainedModel, Phi3VGeneration, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self._add_unread()
         self.gradient_checkpointing = False
+        self.engine = EngineRoute(self.modules())
         self.post_init()
+
+    def train(self, mode: bool = True) -> Phi3VForCausalLM:
+        """As ever; training needs the memory that an engine was keeping."""
+        if mode:
+            self.engine.free()
+        return super().train(mode)
 
     def _add_unread(self) -> None:
         """Modules that are saved and never run, so that a saved folder is whole for other tools."""

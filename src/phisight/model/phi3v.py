@@ -82,12 +82,15 @@ class Phi3VModel(nn.Module):
 class Phi3V(nn.Module):
     """encode_image -> embed -> forward -> logits; each a pure function of its arguments."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(
+        self, config: ModelConfig, body: Phi3VModel | None = None, head: nn.Module | None = None
+    ) -> None:
+        """`body` and `head` are modules that are there already: shared, not copied."""
         super().__init__()
         self.config = config
         self.mark = object()  # what EncodedImage.encoder compares with
-        self.model = Phi3VModel(config)
-        self.lm_head = last_linear(config, config.hidden_size, config.vocab_size)
+        self.model = body or Phi3VModel(config)
+        self.lm_head = head or last_linear(config, config.hidden_size, config.vocab_size)
 
     @property
     def device(self) -> torch.device:
