@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "quantize": {"hub", "model"},
     "cost": set(),
     "tasks": set(),
-    "hf": {"model", "processing"},
+    "hf": {"engine", "model", "processing"},
     "verify": {"api", "engine", "hub", "model", "placement", "processing"},
     "server": {"answer", "api", "processing"},
     "cli": {

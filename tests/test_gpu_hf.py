@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+from collections.abc import Callable
 from pathlib import Path
 
 import micro
@@ -9,6 +12,17 @@ import numpy as np
 import pytest
 import torch
 from naive import greedy
+from test_hf_engine import (
+    assigned,
+    both,
+    by_data,
+    in_place,
+    loaded,
+    merged,
+    narrowed,
+    one_module,
+    trained,
+)
 from test_hf_generate import BATCH, EXAMPLES, bridged, new_tokens, padded, text
 from test_hf_model import golden_inputs
 from test_model import NAMES
@@ -101,3 +115,64 @@ def test_nano_reads_the_book_in_bfloat16(nano_folder: Path) -> None:
         new_tokens(model, inputs, max_new_tokens=100)[0], skip_special_tokens=True
     )
     assert answer == 'The title of the book is "ALONE" and the author is Morgan Maxwell.'
+
+
+# The engine behind `generate`, its steps as the modules do them and in CUDA graphs.
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("change", [in_place, by_data, loaded, assigned, trained, merged, narrowed])
+def test_answers_are_of_the_weights_as_they_are(change: Callable[..., None]) -> None:
+    model = bridged(micro.network(micro.config())).cuda()
+    inputs = {key: value.cuda() for key, value in padded([text(70), text(35, 1)]).items()}
+    before, _ = both(model, inputs, max_new_tokens=16, do_sample=False)
+    with torch.device("cuda"):
+        change(model)
+    ours, theirs = both(model, inputs, max_new_tokens=16, do_sample=False)
+    assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, before)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("change", [in_place, by_data, loaded, assigned, merged, one_module])
+def test_graphs_read_the_weights_as_they_are(
+    nano_folder: Path, change: Callable[..., None]
+) -> None:
+    """Kept graphs against a model that never had any, bit for bit; then the change undone."""
+    model = Phi3VForCausalLM.from_pretrained(nano_folder).cuda()
+    model.engine.fused = True
+    processor = AutoProcessor.from_pretrained(nano_folder)
+    inputs = processor(BATCH[1][0], EXAMPLES / "sign.png").to("cuda:0")
+
+    def ask(asked: Phi3VForCausalLM) -> torch.Tensor:
+        ids: torch.Tensor = asked.generate(
+            **inputs, max_new_tokens=12, do_sample=False, eos_token_id=[]
+        )
+        assert asked.engine.taken == "the engine"
+        return ids
+
+    before = ask(model)
+    assert torch.equal(ask(model), before)
+    with torch.device("cuda"):
+        change(model)
+    fresh = copy.deepcopy(model)
+    after = ask(model)
+    assert torch.equal(after, ask(fresh))
+    assert not torch.equal(after, before)
+
+
+def test_the_engine_s_memory_is_the_call_s(nano_folder: Path) -> None:
+    model = Phi3VForCausalLM.from_pretrained(nano_folder).cuda()
+    inputs = {"input_ids": torch.tensor([text(30)], device="cuda")}
+    model.generate(**inputs, max_new_tokens=20, do_sample=False)
+    held = torch.cuda.memory_allocated()
+    for _ in range(3):
+        model.generate(**inputs, max_new_tokens=20, do_sample=False)
+    assert model.engine.taken == "the engine"
+    assert torch.cuda.memory_allocated() <= held
+    model.engine.fused = True
+    model.generate(**inputs, max_new_tokens=20, do_sample=False)
+    assert torch.cuda.memory_allocated() > held
+    model.engine.free()
+    gc.collect()
+    assert torch.cuda.memory_allocated() <= held

@@ -185,8 +185,7 @@ def sampling_of(call: Call) -> SamplingOptions:
     last = -1
     for processor in call.processors:
         place = known.index(type(processor)) if type(processor) in known else -1
-        is_plain = getattr(processor, "prompt_ignore_length", None) is None
-        is_plain &= getattr(processor, "min_tokens_to_keep", 1) == 1
+        is_plain = getattr(processor, "min_tokens_to_keep", 1) == 1
         is_plain &= getattr(processor, "filter_value", -torch.inf) == -torch.inf
         if place <= last or not is_plain:
             raise NotEligibleError(type(processor).__name__)
@@ -199,3 +198,19 @@ def sampling_of(call: Call) -> SamplingOptions:
     except OptionError as error:
         raise NotEligibleError(str(error)) from None
     return SamplingOptions(**options)  # type: ignore[typeddict-item]
+
+
+def penalized_ids(call: Call, lengths: Sequence[int]) -> list[frozenset[int]]:
+    """The ids of each row that the repetition penalty counts: image places as 0, and in some
+    versions of transformers padding. Raises NotEligibleError if it leaves out a part of a prompt.
+    """
+    rows, width = call.input_ids.tolist(), call.input_ids.shape[1]
+    for processor in call.processors:
+        if type(processor) is RepetitionPenaltyLogitsProcessor:
+            skipped = processor.prompt_ignore_length
+            left_out = torch.as_tensor(0 if skipped is None else skipped).expand(len(rows))
+            starts = left_out.tolist()
+            if any(start > width - length for start, length in zip(starts, lengths, strict=True)):
+                raise NotEligibleError("prompt_ignore_length")
+            return [frozenset(row[start:]) for row, start in zip(rows, starts, strict=True)]
+    return [frozenset()] * len(rows)

@@ -61,6 +61,7 @@ class Phi3VGeneration(GenerationMixin):
                 "attention_mask ends with padding, and an answer would go on after that: pad on "
                 "the left, as the processor does unless told otherwise"
             )
+        self.engine.begin()
         ends = EndOfContext(self.structure.max_positions)
         return super().generate(
             ids, generation_config, stopping_criteria=[*(stopping_criteria or ()), ends], **kwargs

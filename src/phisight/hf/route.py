@@ -73,6 +73,11 @@ class EngineRoute:
         """Let go of an engine that was kept for the next call, and of its memory."""
         self._kept = None
 
+    def begin(self) -> None:
+        """A call begins; most other ways of generating than greedy and sampled never get to
+        `answer`."""
+        self.taken = "transformers: another way than greedy or sampled"
+
     def answer(self, model: Any, call: Call) -> Tensor | None:
         """The (B, T + new) ids of a call, or None: then transformers is to answer it."""
         if not self._busy.acquire(blocking=False):

@@ -17,7 +17,7 @@ from transformers import EosTokenCriteria, MaxLengthCriteria, StoppingCriteria, 
 
 from phisight.engine.engine import Engine
 from phisight.engine.request import Request
-from phisight.hf.eligible import Call, row_lengths, sampling_of
+from phisight.hf.eligible import Call, penalized_ids, row_lengths, sampling_of
 from phisight.model.phi3v import EncodedImage
 from phisight.params import sampling_params
 
@@ -48,10 +48,9 @@ def requests_of(call: Call) -> list[Request]:
     seeds: list[int | None] = [None] * num_rows
     if call.config.do_sample:
         seeds = torch.randint(2**32, (num_rows,)).tolist()
-    # The penalty counts all that the row holds, padding and image places too, as transformers does.
-    is_penalized = options.get("repetition_penalty", 1.0) != 1.0
     embedded = call.inputs.get("inputs_embeds")  # (B, T, D)
     most, requests = most_tokens(call), []
+    penalized = penalized_ids(call, lengths)
     for row, (ids, length, seed) in enumerate(zip(rows, lengths, seeds, strict=True)):
         images = []
         prompt = ids[width - length :]
@@ -59,8 +58,7 @@ def requests_of(call: Call) -> list[Request]:
             images = [EncodedImage(embedded[row, width - length :], key=os.urandom(16))]
             prompt = [-1] * length
         params = sampling_params(options, {"max_tokens": most, "seed": seed})
-        penalized = frozenset(ids) if is_penalized else frozenset()
-        requests.append(Request(prompt, images, params, frozenset(ends), None, penalized))
+        requests.append(Request(prompt, images, params, frozenset(ends), None, penalized[row]))
     return requests
 
 
