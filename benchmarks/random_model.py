@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 import phisight
 from phisight.config import read_model_config
@@ -21,19 +22,32 @@ FILES = Path(__file__).parents[1] / "tests" / "data" / "phi3v"
 
 def random_model(config: EngineConfig, num_crops: int = 16) -> phisight.Model:
     """Phi-3-vision-128k-instruct by shape and tokenizer, in the device's usual dtype."""
-    folder = ModelFolder("random-4.1b", FILES, None, "named")
     placement = choose_placement(None, None)
-    model_config = read_model_config(FILES)
     with torch.device("meta"):
-        network = Phi3V(model_config).to(placement.dtype)
+        network = Phi3V(read_model_config(FILES)).to(placement.dtype)
     network.to_empty(device=placement.device)
-    generator = torch.Generator(placement.device).manual_seed(0)
+    fill(network)
+    return model_over(network.eval(), FILES, config, num_crops)
+
+
+def fill(network: nn.Module) -> None:
+    """Weights of a network like a trained one's by size, the same each time."""
+    generator: torch.Generator | None = None
     for name, weight in network.named_parameters():
+        generator = generator or torch.Generator(weight.device).manual_seed(0)
         weight.requires_grad_(False)
         if "norm" in name and name.endswith("weight"):
             weight.fill_(1.0)
         else:
             weight.normal_(0.0, 0.02, generator=generator)
-    loop = EngineLoop(Engine(network.eval(), config))
-    processor = Processor(FILES, num_crops)
-    return phisight.Model(folder, model_config, network, processor, placement, loop)
+
+
+def model_over(
+    network: Phi3V, folder: Path, config: EngineConfig, num_crops: int = 16
+) -> phisight.Model:
+    """A network that is there, behind the public door; the folder gives tokenizer and processor."""
+    loop = EngineLoop(Engine(network, config))
+    named = ModelFolder(folder.name, folder, None, "named")
+    placement = choose_placement(str(network.device), None)
+    processor = Processor(folder, num_crops)
+    return phisight.Model(named, network.config, network, processor, placement, loop)

@@ -232,10 +232,11 @@ def test_draws_have_the_probabilities_of_transformers(
 
 def new_weights(model: Phi3VForCausalLM, scale: float) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(7)
-    return {
-        name: weight + scale * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
-        for name, weight in model.state_dict().items()
-    }
+    weights = {}
+    for name, weight in model.state_dict().items():
+        noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+        weights[name] = weight + scale * noise.to(weight.device)
+    return weights
 
 
 @torch.no_grad()
@@ -260,7 +261,7 @@ def assigned(model: Phi3VForCausalLM) -> None:
 
 def trained(model: Phi3VForCausalLM) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=3.0)
-    ids = torch.tensor([text(30, 3)])
+    ids = torch.tensor([text(30, 3)], device=model.device)
     for _ in range(3):
         model(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
@@ -274,7 +275,8 @@ def merged(model: Phi3VForCausalLM) -> None:
     with torch.no_grad():
         for name, weight in tuned.named_parameters():
             if "lora_" in name:
-                weight.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(1))
+                generator = torch.Generator(weight.device).manual_seed(1)
+                weight.normal_(0.0, 0.3, generator=generator)
     assert tuned.merge_and_unload() is model
 
 
