@@ -50,7 +50,7 @@ def test_every_weight_arrives(micro_folder: Path) -> None:
 def test_shards_and_conversion(
     micro_folder: Path, tmp_path: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("phisight.model.weights._CHUNK", 1000)  # many pieces, even here
+    monkeypatch.setattr("phisight.model.staging._PIECE", 1000)  # many pieces, even here
     micro.write(tmp_path / "sharded", shards=3)
     whole, sharded = load(micro_folder), load(tmp_path / "sharded", dtype)
     for (name, a), (_, b) in zip(whole.named_parameters(), sharded.named_parameters(), strict=True):

@@ -1,4 +1,4 @@
-"""A checkpoint folder's safetensors to a Phi3V: strict, memory-mapped, one tensor at a time.
+"""A checkpoint folder's safetensors to a Phi3V: strict, memory-mapped or piece by piece.
 
 Owns which keys a checkpoint must, may and must not have. Reads safetensors and JSON only; nothing
 in a model folder is ever imported or unpickled.
@@ -22,11 +22,11 @@ from phisight.model.files import TIED, check_tied, locate_tensors, open_tensors,
 from phisight.model.memory import free_bytes
 from phisight.model.packed import ROWS, norm_before, pack_pieces, packed_layers
 from phisight.model.phi3v import Phi3V
+from phisight.model.staging import DTYPES, Wanted, read_tensors
 
-_CHUNK = 4 * 2**20  # bytes converted at a time: what loading may need beyond the weights
 _TOWER = "model.vision_embed_tokens.img_processor.vision_model."
-_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-_PACKED_DTYPES = {"U8": torch.uint8, "I8": torch.int8}
+_DTYPES = {name: DTYPES[name] for name in ("BF16", "F16", "F32")}
+_PACKED_DTYPES = {name: DTYPES[name] for name in ("U8", "I8")}
 # Tensors some exports hold that are constants, not weights.
 _CONSTANTS = re.compile(r".*\.(position_ids|rotary_emb\.inv_freq)")
 
@@ -68,11 +68,14 @@ def load_model(
             f"{folder}: the weights take {needed / 2**30:.2f} GiB in {config.weights or dtype} and "
             f"{device} has {free / 2**30:.2f} GiB free: use another device or dtype"
         )
-    for name in stored:
-        if name not in state:
-            state[name] = _converted(
-                files[name], name, device, final_dtype(parameters[name], dtype)
-            )
+    state |= read_tensors(
+        {
+            name: Wanted(files[name], final_dtype(parameters[name], dtype))
+            for name in stored
+            if name not in state
+        },
+        device,
+    )
     for name, layer in to_pack.items():
         pieces = _rows(files[f"{name}.weight"], f"{name}.weight", ROWS)
         if norm := norm_before(name):
@@ -196,18 +199,3 @@ def _rows(file: Path, name: str, count: int) -> Iterator[Tensor]:
     for start in range(0, total, count):
         with open_tensors(file) as tensors:
             yield tensors.get_slice(name)[start : start + count]
-
-
-def _converted(file: Path, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """One tensor on another device or in another dtype, copied in pieces of about _CHUNK bytes.
-
-    The file is opened anew for every piece: pages of a mapping stay in memory until it is closed.
-    """
-    with open_tensors(file) as tensors:
-        shape = tensors.get_slice(name).get_shape()
-    result = torch.empty(shape, dtype=dtype, device=device)
-    rows = max(1, _CHUNK * shape[0] // (4 * result.numel()))
-    for start in range(0, shape[0], rows):
-        with open_tensors(file) as tensors:
-            result[start : start + rows] = tensors.get_slice(name)[start : start + rows]
-    return result
