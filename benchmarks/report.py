@@ -1,6 +1,6 @@
-"""Write the README's table from benchmarks/results, the newest line of each measurement.
+"""Write the README's table and docs/performance.md: the newest line of each measurement.
 
-python benchmarks/report.py            # rewrite README.md
+python benchmarks/report.py            # rewrite both, and draw the plots
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+
+import performance
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- figures: benchmarks/report.py -->\n", "<!-- end of figures -->\n"
@@ -68,3 +70,7 @@ def with_table(readme: str) -> str:
 if __name__ == "__main__":
     path = ROOT / "README.md"
     path.write_text(with_table(path.read_text()))
+    performance.PAGE.write_text(performance.page())
+    import plots  # here: a check of the texts needs no matplotlib
+
+    plots.draw()

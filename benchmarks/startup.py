@@ -61,7 +61,8 @@ mark("first token")
 import json
 names = list(marks)
 times = [began, *marks.values()]
-print(json.dumps({n: b - a for n, a, b in zip(names, times, times[1:])} | {"all": times[-1] - began}))
+parts = {name: b - a for name, a, b in zip(names, times, times[1:])}
+print(json.dumps(parts | {"all": times[-1] - began}))
 """
 
 

@@ -22,6 +22,7 @@ PAGES = {
         "README.md",
         "CONTRIBUTING.md",
         "docs/models.md",
+        "docs/performance.md",
         "docs/python.md",
         "docs/server.md",
         "docs/transformers.md",
@@ -180,6 +181,11 @@ def test_the_pages_made_from_code_are_as_made(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_figures_are_the_newest_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import performance
     import report
 
     assert report.with_table(README) == README, "run: python benchmarks/report.py"
+    text = performance.PAGE.read_text()
+    assert performance.page() == text, "run: python benchmarks/report.py"
+    for plot in re.findall(r"\]\((performance/[^)]+)\)", text):
+        assert (performance.PAGE.parent / plot).exists(), plot
