@@ -1,4 +1,4 @@
-"""The plots of docs/performance.md, small SVG files. Needs matplotlib."""
+"""The plots of docs/performance.md, small SVG files. Needs matplotlib, as nothing else here does."""
 
 from __future__ import annotations
 
