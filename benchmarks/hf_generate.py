@@ -1,9 +1,10 @@
 """`generate` under transformers by both its ways, beside the engine asked directly.
 
-    python benchmarks/hf_generate.py [MODEL | random] [ROUNDS] [TOKENS] [fused]
+    python benchmarks/hf_generate.py [MODEL | random] [ROUNDS] [TOKENS] [fused] [one]
 
-One picture at 16 crops, one row and eight, greedy, end of sequence off. Decode speed is from
-answers of TOKENS and of 1. `random` is the full size, its weights drawn on the device.
+One picture at 16 crops, one row and, unless `one` is given, eight; greedy, end of sequence off.
+Decode speed is from answers of TOKENS and of 1. `random` is the full size, its weights drawn on the
+device.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def main() -> None:
         rgb = picture.convert("RGB")
     inputs = processor(PROMPT, rgb, return_tensors="pt").to(model.device)
     figures: dict[str, Any] = {}
-    for rows in (1, 8):
+    for rows in (1,) if "one" in rest else (1, 8):
         batch = processor([PROMPT] * rows, [[rgb]] * rows, return_tensors="pt").to(model.device)
         run = partial(generated, model, batch)
         count = int(rounds) if rows == 1 else 2
@@ -95,6 +96,7 @@ def main() -> None:
             model.engine.enabled = enabled
             key = f"{'engine' if enabled else 'transformers'}_batch_{rows}"
             figures[key] = rates(run, rows, int(tokens), count)
+            print(key, figures[key], flush=True)
             assert model.engine.taken.startswith("the engine" if enabled else "transformers")
     model.engine.free()
     config = EngineConfig(fused=fused, prefix_cache=False, image_memory=0, kv_memory=12)

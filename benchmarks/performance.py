@@ -149,6 +149,8 @@ def generate() -> str:
             ("transformers_batch_8", "transformers, 8 rows"),
             ("asked_directly", "`phisight.load`"),
         ):
+            if key not in line:
+                continue
             f = line[key]
             rows.append([named, way, f["decode_tok_per_s"], milliseconds(f["first_token_s"])])
     head = ["model", "answered by", "decoding, tokens/s", "first token, ms"]

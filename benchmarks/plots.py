@@ -1,4 +1,4 @@
-"""The plots of docs/performance.md, small SVG files. Needs matplotlib, as nothing else here does."""
+"""The plots of docs/performance.md, small SVG files, by matplotlib: nothing else here needs it."""
 
 from __future__ import annotations
 

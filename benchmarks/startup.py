@@ -2,7 +2,7 @@
 
     python benchmarks/startup.py [MODEL | full] [ROUNDS] [fused]
 
-Names what takes the time: the interpreter and imports, tokenizer, weights, cache, first answer.
+Names what takes the time: interpreter, torch, our imports, tokenizer, weights, cache, first answer.
 `full` writes the 4.1 B parameters to a temporary folder first. The ceiling of the weights is what
 plain reads of their files, in the page cache, reach in the same run, by as many threads.
 """
@@ -37,8 +37,9 @@ import sys, time
 folder, picture, began, fused = sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4] == "True"
 marks = {"interpreter": time.time()}
 def mark(name): marks[name] = time.time()
-import phisight
-import torch, phisight.api
+import torch
+mark("torch")
+import phisight.api
 mark("imports")
 if torch.cuda.is_available():
     torch.zeros(1, device="cuda")
