@@ -28,6 +28,7 @@ from draw.hand import Hand
 from draw.sample import ASPECTS, random_size
 from draw.sheet import Drawn
 from pages import read_pages
+from phisight.params import WEIGHTS
 
 SEED = 20_261_124
 LONGEST = 600  # tokens of an answer
@@ -177,8 +178,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--weights", choices=WEIGHTS, help="packed while loading; on the CPU")
     options = parser.parse_args()
-    model = phisight.load(options.model, max_batch=options.batch)
+    model = phisight.load(options.model, max_batch=options.batch, weights=options.weights)
     report = {}
     for name in options.rows:
         asked = list(cases(options.materials, name, options.count))
