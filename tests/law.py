@@ -9,6 +9,7 @@ import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import micro
 import torch
@@ -109,7 +110,12 @@ def expected(model: Phi3V, request: Request) -> list[int]:
 
 
 def engine_of(
-    model: Phi3V, rng: random.Random, wanted: Sequence[Request], *, fused: bool
+    model: Phi3V,
+    rng: random.Random,
+    wanted: Sequence[Request],
+    *,
+    fused: bool,
+    cache_dir: Path | None,
 ) -> Engine:
     """With options drawn anew, and a cache that is now roomy, now just enough for one."""
     config = EngineConfig(
@@ -119,18 +125,31 @@ def engine_of(
         image_memory=rng.choice([0.0, 1.0]),
         speculate=rng.choice([0, 0, 1, 3, 5]),
         fused=fused,
+        cache_dir=None if cache_dir is None else str(cache_dir),
     )
     size = rng.choice([1, 2, 3, 4, 8])
     most = max(-(-(len(r.ids) + r.params.max_tokens) // size) for r in wanted)
     shape = CacheShape(int(most * rng.choice([1, 1, 1.2, 1.5, 2, 8])), size, model.dtype)
-    return Engine(model, config, shape)
+    return Engine(model, config, shape, identity=b"law")
 
 
-def run(model: Phi3V, seed: int, *, fused: bool = False) -> dict[str, int]:
-    """Run a mix and assert the law; what happened on the way, to know that it did."""
+def run(
+    model: Phi3V,
+    seed: int,
+    *,
+    fused: bool = False,
+    cache_dir: Path | None = None,
+    known: dict[int, list[int]] | None = None,
+) -> dict[str, int]:
+    """Run a mix and assert the law; what happened on the way, to know that it did.
+
+    A `cache_dir` is this mix's own: in another the same pictures' keys are other pictures'. What
+    each request must give is put into `known`, and taken from there when the mix runs again.
+    """
+    known = {} if known is None else known
     rng = random.Random(seed)
     wanted = requests(rng)
-    engine = engine_of(model, rng, wanted, fused=fused)
+    engine = engine_of(model, rng, wanted, fused=fused, cache_dir=cache_dir)
     cases = [
         Case(
             request,
@@ -167,8 +186,11 @@ def run(model: Phi3V, seed: int, *, fused: bool = False) -> dict[str, int]:
     assert engine.is_idle
     assert engine.scheduler.pool.num_free == engine.scheduler.pool.num_blocks
     assert not engine.images.num_needed
-    for case in cases:
-        told = expected(model, case.request)
+    engine.kept.wait()
+    for number, case in enumerate(cases):
+        if number not in known:
+            known[number] = expected(model, case.request)
+        told = known[number]
         assert case.tokens == (told if case.finished else told[: len(case.tokens)])
         start = len(case.request.ids)
         seen["crossed"] += start <= REACH < start + len(case.tokens)

@@ -14,7 +14,8 @@ from phisight.engine.engine import Engine
 from phisight.engine.request import FinishReason, Request, StepOutput, Token
 from phisight.engine.runner import Runner
 from phisight.engine.sampling import Sampler
-from phisight.engine.scheduler import Plan, Scheduler, Slice
+from phisight.engine.scheduler import Plan, Scheduler
+from phisight.engine.sequence import Slice
 from phisight.errors import BudgetError, DeviceError
 from phisight.model.phi3v import Crops, Phi3V
 from phisight.params import EngineConfig, SamplingParams
@@ -275,9 +276,25 @@ def test_a_second_question_pays_for_the_picture_no_more(
     reads = Reads(monkeypatch)
     request_id = engine.add(asking([*prompt, 8, 9], 2, [shown]))
     (first, _) = finish(engine)[request_id]
-    assert first.cached_tokens == 400
-    assert sum(reads.tokens) == 5, "of 405: 1.2 %"
+    assert first.cached_tokens == 402, "all up to the picture's end, within a block"
+    assert sum(reads.tokens) == 3, "the question"
     assert sum(reads.crops) == 0
+
+
+def test_what_comes_after_the_picture_is_not_taken_for_the_same(small: Phi3V) -> None:
+    """The last block up to the picture's end is shared, whatever fills it up."""
+    shown = [picture(1), picture(2)]
+    prompt = [1, 2, *[-1] * 6, 3, *[-2] * 6]
+    questions = [asking([*prompt, *rest], 4, shown) for rest in ([7], [8, 9], [6, 7, 7, 7, 7])]
+    questions.append(asking([*prompt, 7], 4, shown[::-1]))
+    questions.append(asking([1, 3, *prompt[2:], 7], 4, shown))
+    engine = engine_of(small)
+    shared = []
+    for request in questions:
+        tokens = answer(engine, request)
+        shared.append(tokens[0].cached_tokens)
+        assert ids_of(tokens) == ids_of(answer(engine_of(small), request))
+    assert shared == [0, 15, 15, 0, 0]
 
 
 def test_an_evicted_prefix_still_finds_its_picture_encoded(

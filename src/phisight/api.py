@@ -1,7 +1,4 @@
-"""The Python door: `load()` and `Model`.
-
-Joins processing, model and engine. Knows nothing of HTTP or of the command line.
-"""
+"""The Python door: `load()` and `Model`. Knows nothing of HTTP or of the command line."""
 
 from __future__ import annotations
 
@@ -19,6 +16,7 @@ from phisight.engine.loop import EngineLoop
 from phisight.engine.request import Request
 from phisight.errors import ConfigError, ImageError, InputError, OptionError, PromptError
 from phisight.hub import ModelFolder, find_model
+from phisight.model.identity import identity_of
 from phisight.model.memory import budget_error
 from phisight.model.phi3v import Crops, EncodedImage, Phi3V
 from phisight.model.weights import load_model
@@ -51,11 +49,10 @@ def load(
 ) -> Model:
     """Load a model: a folder, a name such as "phi-3.5-vision", a hub id in the local cache.
 
-    Without a name it is the one in PHISIGHT_MODEL, or chosen by `phisight use`, or the bundled
-    `nano`; `Model.chosen_by` says which of these. `device` and `dtype` are chosen if left out, and
-    `Model.placement` says which and why; `weights` packs the language model; `num_crops` is the
-    most crops a picture is cut into (else the checkpoint's own number). Engine options are those of
-    EngineConfig. Raises ModelError, OptionError, DeviceError, and BudgetError for want of memory.
+    Without a name: the one in PHISIGHT_MODEL, or chosen by `phisight use`, or the bundled `nano`,
+    as `Model.chosen_by` says. `device` and `dtype` are chosen if left out: see `Model.placement`.
+    `weights` packs the language model; `num_crops` replaces the checkpoint's own. Engine options:
+    EngineConfig's. Raises ModelError, OptionError, DeviceError, and BudgetError.
     """
     options = LoadOptions(device=device, dtype=dtype, weights=weights, num_crops=num_crops)
     serving = engine_config(engine)
@@ -73,7 +70,8 @@ def load(
         'use another device (device="cpu") or dtype="bfloat16"'
     ):
         network = load_model(folder.path, config, device=placement.device, dtype=placement.dtype)
-        loop = EngineLoop(Engine(network, serving))
+        identity = identity_of(network, folder.path) if serving.cache_dir is not None else None
+        loop = EngineLoop(Engine(network, serving, identity=identity))
     return Model(folder, config, network, processor, placement, loop)
 
 
@@ -246,5 +244,5 @@ def _crops(image: ReadyImage) -> EncodedImage | Crops:
     if isinstance(image, EncodedImage):
         return image
     assert isinstance(image, ImageCrops), "all that a processor makes"
-    layout = image.layout
-    return Crops(image.pixels, layout.rows, layout.cols, image.num_tokens, image.key)
+    rows, cols = image.layout.rows, image.layout.cols
+    return Crops(image.pixels, rows, cols, image.num_tokens, image.key)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from phisight.errors import OptionError
 from phisight.jsonfile import brief
+
+_MOST_STOPS, _LONGEST_STOP = 16, 256
 
 
 def option(
@@ -71,3 +73,32 @@ def check_names(owner: type, options: Mapping[str, Any]) -> None:
             close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
             guess = f"did you mean {close[0]}? " if close else ""
             raise OptionError(f"unknown option {name!r}: {guess}There are {', '.join(known)}")
+
+
+def check_stops(stop: str | Sequence[str]) -> None:
+    """Raise OptionError for what cannot be stop strings."""
+    texts = [stop] if isinstance(stop, str) else stop
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise OptionError(f"stop={brief(stop)}: expected a string or a list of strings")
+    if len(texts) > _MOST_STOPS:
+        raise OptionError(f"stop has {len(texts)} strings: must be at most {_MOST_STOPS}")
+    for text in texts:
+        if not 1 <= len(text) <= _LONGEST_STOP:
+            raise OptionError(
+                f"stop={brief(text)}: must have between 1 and {_LONGEST_STOP} characters"
+            )
+
+
+def check_bias(bias: Mapping[int, float] | None) -> None:
+    """Raise OptionError for what cannot be added to logits."""
+    if bias is None:
+        return
+    if not isinstance(bias, Mapping):
+        raise OptionError(f"logit_bias={brief(bias)}: expected a mapping of token ids to numbers")
+    for token_id, amount in bias.items():
+        if not isinstance(token_id, int) or isinstance(token_id, bool) or token_id < 0:
+            raise OptionError(f"logit_bias: {brief(token_id)} is no token id")
+        if not isinstance(amount, (int, float)) or not -100 <= amount <= 100:
+            raise OptionError(
+                f"logit_bias[{token_id}]={brief(amount)}: must be within -100 and 100"
+            )

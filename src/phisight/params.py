@@ -6,13 +6,12 @@ Knows nothing of torch or of any argument parser.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from phisight.errors import OptionError
-from phisight.jsonfile import brief
-from phisight.options import check_limits, check_names, option
+from phisight.options import check_bias, check_limits, check_names, check_stops, option
 
 DTYPES = ("bfloat16", "float32")
 WEIGHTS = ("int8", "int4")
@@ -102,8 +101,8 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         check_limits(self)
-        _check_stops(self.stop)
-        _check_bias(self.logit_bias)
+        check_stops(self.stop)
+        check_bias(self.logit_bias)
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -148,6 +147,8 @@ class EngineOptions(TypedDict, total=False):
     kv_dtype: str | None
     prefix_cache: bool
     image_memory: float
+    cache_dir: str | os.PathLike[str] | None
+    cache_disk: float
     speculate: int
     fused: bool
 
@@ -178,6 +179,16 @@ class EngineConfig:
     image_memory: float = option(
         0.25, "GiB for encoded pictures that no request needs now.", minimum=0.0
     )
+    cache_dir: str | None = option(
+        None,
+        "A folder in which to keep pictures as the model has read them, so that the next question "
+        "on one starts at once after a restart. Private: it holds what the pictures show.",
+    )
+    cache_disk: float = option(
+        10.0,
+        "GiB that cache_dir may grow to; what was used longest ago goes first.",
+        minimum=0.0,
+    )
     speculate: int = option(
         0,
         "Tokens to guess from earlier text at each step; right guesses are kept.",
@@ -207,34 +218,7 @@ def sampling_params(*given: Mapping[str, Any]) -> SamplingParams:
 def engine_config(options: Mapping[str, Any]) -> EngineConfig:
     """EngineConfig from keyword arguments. Raises OptionError as `sampling_params` does."""
     check_names(EngineConfig, options)
-    return EngineConfig(**options)
-
-
-_MOST_STOPS, _LONGEST_STOP = 16, 256
-
-
-def _check_stops(stop: str | Sequence[str]) -> None:
-    texts = [stop] if isinstance(stop, str) else stop
-    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-        raise OptionError(f"stop={brief(stop)}: expected a string or a list of strings")
-    if len(texts) > _MOST_STOPS:
-        raise OptionError(f"stop has {len(texts)} strings: must be at most {_MOST_STOPS}")
-    for text in texts:
-        if not 1 <= len(text) <= _LONGEST_STOP:
-            raise OptionError(
-                f"stop={brief(text)}: must have between 1 and {_LONGEST_STOP} characters"
-            )
-
-
-def _check_bias(bias: Mapping[int, float] | None) -> None:
-    if bias is None:
-        return
-    if not isinstance(bias, Mapping):
-        raise OptionError(f"logit_bias={brief(bias)}: expected a mapping of token ids to numbers")
-    for token_id, amount in bias.items():
-        if not isinstance(token_id, int) or isinstance(token_id, bool) or token_id < 0:
-            raise OptionError(f"logit_bias: {brief(token_id)} is no token id")
-        if not isinstance(amount, (int, float)) or not -100 <= amount <= 100:
-            raise OptionError(
-                f"logit_bias[{token_id}]={brief(amount)}: must be within -100 and 100"
-            )
+    given = dict(options)
+    if isinstance(given.get("cache_dir"), os.PathLike):
+        given["cache_dir"] = os.fspath(given["cache_dir"])
+    return EngineConfig(**given)

@@ -54,6 +54,26 @@ class PagedCache:
             for store in (self.keys, self.values):
                 store[:, run].zero_()
 
+    def expected(self, count: int) -> Tensor:
+        """What `copied` gives for so many tokens, in shape and dtype alone."""
+        layers, _, heads, _, head_dim = self.keys.shape
+        dtype = torch.uint8 if self.keys.dtype.itemsize == 1 else self.keys.dtype
+        return torch.empty(2, layers, heads, count, head_dim, dtype=dtype, device="meta")
+
+    def copied(self, block: int, count: int) -> Tensor:
+        """(2, layers, H, count, d): keys and values of a block's first tokens, on the CPU; float8
+        as bytes."""
+        both = [store[:, block, :, :count] for store in (self.keys, self.values)]
+        return torch.stack([x.view(self.expected(0).dtype) for x in both]).cpu()
+
+    def fill(self, block: int, both: Tensor) -> None:
+        """Put into a block what `copied` gave; its other tokens are zero."""
+        count = both.shape[3]
+        for store, kept in zip((self.keys, self.values), both, strict=True):
+            part = store.view(both.dtype)[:, block]
+            part[:, :, :count] = kept
+            part[:, :, count:] = 0
+
     def attention(self, parts: Sequence[Part]) -> Attend:
         """What the decoder layers call in a step that consists of these parts, in this order."""
         device, size = self.keys.device, self.block_size

@@ -16,6 +16,7 @@ from phisight.engine.capacity import CHUNK_CROPS, CacheShape, cache_shape, check
 from phisight.engine.graphs import Decoder
 from phisight.engine.images import ImageCache
 from phisight.engine.job import Job
+from phisight.engine.kept import Kept, open_disk
 from phisight.engine.request import Progress, Request, StepOutput
 from phisight.engine.runner import Runner
 from phisight.engine.sampling import Pick, pick
@@ -31,10 +32,15 @@ from phisight.params import EngineConfig
 
 class Engine:
     """Raises BudgetError if the device has no room for a cache, DeviceError if it cannot do what
-    an option asks for. `shape` is for tests."""
+    an option asks for, OptionError for a `cache_dir` that is of no use. `shape` is for tests;
+    `identity` says what the model computes, and is needed with a `cache_dir`."""
 
     def __init__(
-        self, model: Phi3V, config: EngineConfig | None = None, shape: CacheShape | None = None
+        self,
+        model: Phi3V,
+        config: EngineConfig | None = None,
+        shape: CacheShape | None = None,
+        identity: bytes | None = None,
     ) -> None:
         self._model, self.config = model, config or EngineConfig()
         if self.config.fused and (fault := fused_fault(model.device)):
@@ -55,6 +61,8 @@ class Engine:
             most = min(256, self.config.max_batch * (1 + self.config.speculate))
             decoder = Decoder(model, cache, most, spare=num_blocks)
         self._runner = Runner(model, cache, self.images, decoder)
+        disk = open_disk(self.config, self.shape, model, identity)
+        self.kept = Kept(self.images, cache, disk, model)
         limits = Limits(
             max_batch=self.config.max_batch,
             chunk_tokens=chunk_tokens(self.config, model.device),
@@ -63,7 +71,13 @@ class Engine:
             reuse=self.config.prefix_cache,
         )
         pool = BlockPool(num_blocks, contiguous=model.device.type == "cpu")
-        self.scheduler = Scheduler(pool, limits, self.images.__contains__, self._guess)
+        self.scheduler = Scheduler(
+            pool,
+            limits,
+            guess=self._guess,
+            is_encoded=self.kept.has_picture,
+            fetch=self.kept.fetch,
+        )
         self._next_id = itertools.count()
         self._jobs: dict[int, Job] = {}
 
@@ -106,6 +120,8 @@ class Engine:
         """Drop a request, waiting or running, and free what it holds. Unknown ids are ignored."""
         job = self._jobs.pop(request_id, None)
         if job is not None:
+            if self.config.prefix_cache:
+                self.kept.keep(job.sequence)
             self.scheduler.remove(job.sequence)
             for image in job.request.images:
                 self.images.drop(image.key)
@@ -134,8 +150,9 @@ class Engine:
         """A picture's image tokens, for any number of requests. Raises BudgetError."""
         self.images.need(crops.key)
         try:
-            if crops.key not in self.images:
+            if not self.kept.has_picture(crops.key, crops.num_tokens):
                 self._runner.encode([crops])
+                self.kept.keep_picture(crops.key)
             return EncodedImage(self.images[crops.key], self._model.mark, crops.key)
         except Exception as error:
             raise self._explained(error, f"to encode {len(crops.pixels)} crops") from None
@@ -181,6 +198,8 @@ class Engine:
             torch.cuda.synchronize(self._model.device)  # or the time would be the prefill's
         for job in seeing:
             job.saw(time.perf_counter() - began)
+        for picture in pictures:
+            self.kept.keep_picture(picture.key)
 
     def _read(self, plan: Plan, jobs: list[Job]) -> list[list[Pick | Exception]]:
         """The plan's slices; for each, the picks after its last token and after its guesses."""

@@ -6,8 +6,7 @@ from collections.abc import Sequence as Items
 
 from phisight.engine.request import EngineTimes, FinishReason, Request, StepOutput, Token
 from phisight.engine.sampling import Pick, Sampler
-from phisight.engine.scheduler import Slice
-from phisight.engine.sequence import ImageSlots, Sequence
+from phisight.engine.sequence import ImageSlots, Sequence, Slice
 from phisight.model.phi3v import Crops
 
 

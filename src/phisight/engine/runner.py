@@ -16,7 +16,7 @@ from torch import Tensor
 from phisight.engine.cache import PagedCache, Part
 from phisight.engine.graphs import Decoder, Row
 from phisight.engine.images import ImageCache
-from phisight.engine.scheduler import Slice
+from phisight.engine.sequence import Slice
 from phisight.model.phi3v import Crops, Phi3V
 from phisight.model.rope import Rotation
 

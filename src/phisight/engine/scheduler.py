@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from phisight.engine.blocks import BlockPool
-from phisight.engine.sequence import Sequence
+from phisight.engine.sequence import Sequence, Slice
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,6 @@ class Limits:
     reuse: bool = True  # whether stored prefixes are found again
 
 
-@dataclass(frozen=True)
-class Slice:
-    """Tokens start..start+count-1 of a sequence, and guesses of what may come after the last."""
-
-    sequence: Sequence
-    start: int
-    count: int
-    guesses: tuple[int, ...] = ()
-
-    @property
-    def gives_token(self) -> bool:
-        """Whether it reaches the last token, after which the next one is chosen."""
-        return self.start + self.count == len(self.sequence)
-
-
 @dataclass
 class Plan:
     """One step: pictures to encode first (sequence and number from 0), then slices to read."""
@@ -51,17 +36,21 @@ class Plan:
 
 
 class Scheduler:
-    """`guess(sequence)` proposes ids that may come next; `is_encoded(key)` whether a picture is."""
+    """`guess(sequence)` proposes ids that may come next, `is_encoded(key, num_tokens)` says whether
+    a picture is at hand, `fetch(name, block, count)` fills a block's first tokens with what is kept
+    under a name, if there is."""
 
     def __init__(
         self,
         pool: BlockPool,
         limits: Limits,
-        is_encoded: Callable[[bytes], bool],
+        *,
         guess: Callable[[Sequence], tuple[int, ...]],
+        is_encoded: Callable[[bytes, int], bool],
+        fetch: Callable[[bytes, int, int], bool],
     ) -> None:
         self.pool, self._limits = pool, limits
-        self._is_encoded, self._guess = is_encoded, guess
+        self._guess, self._is_encoded, self._fetch = guess, is_encoded, fetch
         self.waiting: list[Sequence] = []  # in order of arrival, as are the running
         self.running: list[Sequence] = []
         self._suspects: list[Sequence] = []  # one of them broke a step: each is tried alone
@@ -159,7 +148,7 @@ class Scheduler:
         stop = min(len(sequence), start + budget)
         for number in sequence.images_in(start, stop):
             image = sequence.images[number]
-            if image.key in encoding or self._is_encoded(image.key):
+            if image.key in encoding or self._is_encoded(image.key, len(image.positions)):
                 continue
             if image.num_crops > crops and encoding:
                 stop = max(start, image.positions[image.before(start)])
@@ -181,7 +170,7 @@ class Scheduler:
         sequence.set_regime(self._regime(sequence))
         shared: list[int] = []
         if self._limits.reuse:
-            coming = self._coming_names()
+            coming = set[bytes]().union(*(other.names_to_come() for other in self.running))
             # The last token is read in any case: what comes after it is what is asked for.
             for index in range((len(sequence) - 1) // sequence.block_size):
                 name = sequence.name(index)
@@ -197,23 +186,33 @@ class Scheduler:
             self.pool.share(block)
         sequence.blocks, sequence.num_named = shared, len(shared)
         sequence.num_read = len(shared) * sequence.block_size
-        if len(sequence) == sequence.num_prompt and not sequence.num_shared:
-            sequence.num_shared = sequence.num_read
         assert self._grow(plan, sequence, len(sequence))
         self.waiting.remove(sequence)
         self.running.append(sequence)
         self.running.sort(key=lambda other: other.request_id)
+        if self._limits.reuse:
+            self._fetch_on(plan, sequence)
+        if len(sequence) == sequence.num_prompt and not sequence.num_shared:
+            sequence.num_shared = sequence.num_read
         return sequence
 
-    def _coming_names(self) -> set[bytes]:
-        """Names of the blocks that running sequences are still to read of what they have."""
-        return {
-            sequence.name(index)
-            for sequence in self.running
-            for index in range(
-                sequence.num_read // sequence.block_size, len(sequence) // sequence.block_size
-            )
-        }
+    def _fetch_on(self, plan: Plan, sequence: Sequence) -> None:
+        """Go on with what is kept elsewhere, up to the end of the last picture."""
+        size = sequence.block_size
+        ends = [end for end in sequence.picture_ends if sequence.num_read < end < len(sequence)]
+        for index in range(sequence.num_named, max(ends, default=0) // size):
+            block, name = sequence.blocks[index], sequence.name(index)
+            if not self._fetch(name, block, size):
+                break
+            plan.new_blocks.remove(block)
+            self.pool.name(block, name)
+            sequence.num_read, sequence.num_named = (index + 1) * size, index + 1
+        start, block = sequence.num_named * size, sequence.blocks[sequence.num_named]
+        for count in [end - start for end in ends[::-1] if start < end < start + size]:
+            if self._fetch(sequence.part_name(sequence.num_named, count), block, count):
+                plan.new_blocks.remove(block)
+                sequence.num_read = start + count
+                break
 
     def _grow(self, plan: Plan, sequence: Sequence, num_tokens: int) -> bool:
         """Take blocks for so many tokens; False, and nothing taken, if there are not enough."""

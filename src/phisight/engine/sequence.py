@@ -63,24 +63,57 @@ class Sequence:
     def name(self, index: int) -> bytes:
         """The name of full block `index`."""
         while len(self._names) <= index:
-            before = self._names[-1] if self._names else b"long" if self.is_long else b"short"
-            start = len(self._names) * self.block_size
-            ids = self.ids[start : start + self.block_size]
-            assert len(ids) == self.block_size, "only full blocks have names"
-            # Pictures are numbered anew in each block: what they hold counts, not their place in
-            # the prompt.
-            slots = dict.fromkeys(token for token in ids if token < 0)
-            shown = {slot: -1 - place for place, slot in enumerate(slots)}
-            link = hashlib.blake2b(before, digest_size=16)
-            link.update(array("q", [shown.get(token, token) for token in ids]).tobytes())
-            for slot in slots:
-                image = self.images[-slot - 1]
-                link.update(array("q", [len(image.key), image.before(start)]).tobytes())
-                link.update(image.key)
-            self._names.append(link.digest())
+            self._names.append(self._link(len(self._names), self.block_size))
         return self._names[index]
+
+    def part_name(self, index: int, count: int) -> bytes:
+        """The name of the first `count` tokens of block `index`, whatever comes after them."""
+        return self._link(index, count)
+
+    def names_to_come(self) -> set[bytes]:
+        """Names of the blocks that are still to be read of what there is."""
+        first, stop = self.num_read // self.block_size, len(self) // self.block_size
+        return {self.name(index) for index in range(first, stop)}
+
+    @property
+    def picture_ends(self) -> list[int]:
+        """How many tokens there are up to the end of each picture, in order."""
+        return sorted(image.positions[-1] + 1 for image in self.images if image.positions)
+
+    def _link(self, index: int, count: int) -> bytes:
+        """The hash of block `index`'s first `count` tokens and all before them."""
+        before = self.name(index - 1) if index else b"long" if self.is_long else b"short"
+        start = index * self.block_size
+        ids = self.ids[start : start + count]
+        assert len(ids) == count, "only what is there has a name"
+        # Pictures are numbered anew in each block: what they hold counts, not their place in the
+        # prompt.
+        slots = dict.fromkeys(token for token in ids if token < 0)
+        shown = {slot: -1 - place for place, slot in enumerate(slots)}
+        link = hashlib.blake2b(before, digest_size=16, salt=count.to_bytes(8, "little"))
+        link.update(array("q", [shown.get(token, token) for token in ids]).tobytes())
+        for slot in slots:
+            image = self.images[-slot - 1]
+            link.update(array("q", [len(image.key), image.before(start)]).tobytes())
+            link.update(image.key)
+        return link.digest()
 
     def images_in(self, start: int, stop: int) -> list[int]:
         """Which pictures (from 0) have tokens at positions start..stop-1, in order of position."""
         slots = dict.fromkeys(token for token in self.ids[start:stop] if token < 0)
         return [-slot - 1 for slot in slots]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Tokens start..start+count-1 of a sequence, and guesses of what may come after the last."""
+
+    sequence: Sequence
+    start: int
+    count: int
+    guesses: tuple[int, ...] = ()
+
+    @property
+    def gives_token(self) -> bool:
+        """Whether it reaches the last token, after which the next one is chosen."""
+        return self.start + self.count == len(self.sequence)

@@ -1,0 +1,169 @@
+"""What outlives a request beside the cache's blocks: a block's part up to a picture's end, so that
+the next question on it reads none of it again; and on disk the pictures and all up to their ends.
+
+Owns what is kept under which name. Knows nothing of who asks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from phisight.diskcache import DiskCache
+from phisight.engine.cache import PagedCache
+from phisight.engine.capacity import CacheShape
+from phisight.engine.images import ImageCache
+from phisight.engine.sequence import Sequence
+from phisight.model.memory import is_out_of_memory
+from phisight.model.phi3v import Phi3V
+from phisight.params import EngineConfig
+
+_PICTURE, _TOKENS = b"p", b"t"  # what a name is of: names of both are hashes
+_MOST_WAITING = 2**30  # bytes on their way to the disk; beyond, what comes is not kept there
+_HEADER = 1024  # bytes of a file beside its tensor, at most
+
+
+def open_disk(
+    config: EngineConfig, shape: CacheShape, model: Phi3V, identity: bytes | None
+) -> DiskCache | None:
+    """What is kept there fits the same weights, computed and stored in the same way, alone."""
+    if config.cache_dir is None:
+        return None
+    assert identity is not None, "of which model?"
+    ways = f"{model.device.type} {shape.dtype} {shape.block_size} {config.fused}"
+    name = hashlib.sha256(identity + ways.encode()).digest()[:16]
+    return DiskCache(config.cache_dir, config.cache_disk * 2**30, name)
+
+
+class Kept:
+    """What goes to the disk is copied at once and written by a thread, which the interpreter waits
+    for when it ends."""
+
+    def __init__(
+        self, images: ImageCache, cache: PagedCache, disk: DiskCache | None, model: Phi3V
+    ) -> None:
+        self._images, self._cache, self._disk = images, cache, disk
+        self._hidden_size, self._dtype = model.config.hidden_size, model.dtype
+        self._writing = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._waiting: dict[bytes, int] = {}  # bytes of what is still to be written, by name
+
+    def has_picture(self, key: bytes, num_tokens: int) -> bool:
+        """Whether a picture's image tokens are at hand, fetched from the disk if need be."""
+        if key in self._images:
+            return True
+        expected = torch.empty(num_tokens, self._hidden_size, dtype=self._dtype, device="meta")
+        features = self._read(_PICTURE + key, expected)
+        if features is not None:
+            self._images.put(key, features.to(self._cache.keys.device))
+        return features is not None
+
+    def fetch(self, name: bytes, block: int, count: int) -> bool:
+        """Fill a block's first tokens with what is kept under a name, if there is."""
+        name = _TOKENS + name
+        both = self._images.use(name) if name in self._images else None
+        if both is None:
+            both = self._read(name, self._cache.expected(count))
+        if both is not None:
+            self._cache.fill(block, both)
+        return both is not None
+
+    def keep_picture(self, key: bytes) -> None:
+        """A picture that this engine has encoded, for the disk."""
+        name = _PICTURE + key
+        if self._disk is not None and not self._is_on_disk(name):
+            self._write({name: self._images[key].cpu()}, [])
+
+    def keep(self, sequence: Sequence) -> None:
+        """What a sequence has read up to its last picture's end, before its blocks are given up."""
+        try:
+            self._keep(sequence)
+        except Exception as error:
+            if not is_out_of_memory(error):  # then it is needed more elsewhere
+                raise
+
+    def wait(self) -> None:
+        """Until all that has been kept is on the disk."""
+        for thread in list(self._threads):
+            thread.join()
+
+    def _keep(self, sequence: Sequence) -> None:
+        size = sequence.block_size
+        ends = [end for end in sequence.picture_ends if end <= sequence.num_read]
+        places = {}  # of each name, the block and how many of its tokens
+        for index, count in (divmod(end, size) for end in ends if end % size):
+            name = _TOKENS + sequence.part_name(index, count)
+            places[name] = index, count
+            if name not in self._images:
+                self._images.put(name, self._cache.copied(sequence.blocks[index], count))
+        if self._disk is None or not ends or not self._is_ours(sequence):
+            return
+        full = {_TOKENS + sequence.name(index): (index, size) for index in range(ends[-1] // size)}
+        places = full | places
+        waiting = sum(list(self._waiting.values()))
+        new = [name for name in places if not self._is_on_disk(name)]
+        if waiting > _MOST_WAITING:
+            new = []
+        self._write(
+            {
+                name: self._cache.copied(sequence.blocks[places[name][0]], places[name][1])
+                for name in new
+            },
+            [*places, *(_PICTURE + image.key for image in sequence.images)],
+        )
+
+    def _is_ours(self, sequence: Sequence) -> bool:
+        """Whether all pictures are what their keys say: cut here, or encoded by us before."""
+        return all(i.num_crops or self._is_on_disk(_PICTURE + i.key) for i in sequence.images)
+
+    def _is_on_disk(self, name: bytes) -> bool:
+        return self._disk is not None and (name in self._waiting or name in self._disk)
+
+    def _read(self, name: bytes, expected: Tensor) -> Tensor | None:
+        """A tensor like the expected one, which is of device "meta"."""
+        if self._disk is None or (blob := self._disk.read(name, expected.nbytes)) is None:
+            return None
+        try:
+            (tensor,) = load(blob).values()
+        except (SafetensorError, ValueError):
+            self._disk.reject(name, "it is no safetensors file of one tensor")
+            return None
+        if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
+            self._disk.reject(name, f"it holds {tensor.dtype} of {tuple(tensor.shape)}")
+            return None
+        self._disk.touch([name])
+        return tensor
+
+    def _write(self, tensors: dict[bytes, Tensor], used: list[bytes]) -> None:
+        """Have a thread write these, and mark those that are there as used."""
+        disk, sizes = self._disk, {name: tensor.nbytes for name, tensor in tensors.items()}
+        assert disk is not None
+        self._waiting |= sizes
+
+        def files() -> Iterator[tuple[bytes, bytes]]:
+            for name in sizes:
+                yield name, save({"kept": tensors.pop(name).contiguous()})
+
+        def work() -> None:
+            with self._writing:
+                try:
+                    disk.touch([name for name in used if name not in sizes])
+                    if sizes:
+                        disk.write(files(), sum(sizes.values()) + _HEADER * len(sizes))
+                finally:
+                    for name in sizes:
+                        self._waiting.pop(name, None)
+
+        thread = threading.Thread(target=work, name="phisight-disk")
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is ending, and starts no more threads
+            work()
+            return
+        self._threads = [other for other in self._threads if other.is_alive()] + [thread]
