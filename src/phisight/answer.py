@@ -30,6 +30,7 @@ class Usage:
     image_tokens: int
     completion_tokens: int = 0  # up to and including the stop token
     cached_tokens: int = 0  # of the prompt, kept from earlier requests and not read again
+    spared_tokens: int = 0  # that its pictures would take more without crops="auto"
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,9 @@ class Answer:
         """One line: seconds and tokens, and whether the answer was cut."""
         usage, seconds = self.usage, self.timings
         cut = ", cut there" if self.finish_reason == "length" else ""
+        full = usage.image_tokens + usage.spared_tokens
+        if usage.spared_tokens:
+            cut += f"; pictures in {usage.image_tokens} tokens, {full} without crops=auto"
         return (
             f"{seconds.total:.2f} s: pictures {seconds.processing + seconds.vision:.2f}, "
             f"reading {usage.prompt_tokens} tokens {seconds.prefill:.2f}, "

@@ -45,21 +45,25 @@ def load(
     dtype: str | None = None,
     weights: str | None = None,
     num_crops: int | None = None,
+    crops: str | None = None,
     **engine: Unpack[EngineOptions],
 ) -> Model:
     """Load a model: a folder, a name such as "phi-3.5-vision", a hub id in the local cache.
 
     Without a name: the one in PHISIGHT_MODEL, or chosen by `phisight use`, or the bundled `nano`,
     as `Model.chosen_by` says. `device` and `dtype` are chosen if left out: see `Model.placement`.
-    `weights` packs the language model; `num_crops` replaces the checkpoint's own. Engine options:
-    EngineConfig's. Raises ModelError, OptionError, DeviceError, and BudgetError.
+    `weights` packs the language model; `num_crops` replaces the checkpoint's own, and with
+    crops="auto" small pictures have fewer. Engine options are EngineConfig's. Raises the errors
+    of their kinds: ModelError, OptionError, DeviceError, BudgetError.
     """
-    options = LoadOptions(device=device, dtype=dtype, weights=weights, num_crops=num_crops)
+    options = LoadOptions(
+        device=device, dtype=dtype, weights=weights, num_crops=num_crops, crops=crops
+    )
     serving = engine_config(engine)
     folder = find_model(model)
     config = read_model_config(folder.path, options.weights)
     placement = choose_placement(options.device, options.dtype, config.weights)
-    processor = Processor(folder.path, options.num_crops)
+    processor = Processor(folder.path, options.num_crops, options.crops)
     if processor.tokenizer.size > config.vocab_size:
         raise ConfigError(
             f"{folder.path}: tokenizer.json has {processor.tokenizer.size} tokens, "
@@ -154,8 +158,7 @@ class Model:
     def ask_many(self, questions: Iterable[Mapping[str, Any]]) -> list[Answer]:
         """Answers to several questions at once, in their order.
 
-        Each is a row of `map`; what begins alike, such as the same pictures, is read once.
-        """
+        Each is a row of `map`; what begins alike, such as the same pictures, is read once."""
         return list(self.map(questions))
 
     @overload
@@ -186,9 +189,8 @@ class Model:
         errors: str = "raise",
         **options: Unpack[SamplingOptions],
     ) -> Iterator[Answer | InputError]:
-        """Answers to rows of any iterable, a Hugging Face dataset among them, in the rows' order.
-
-        As many as `max_batch` rows (an option of `load`) are under way at once.
+        """Answers to rows of any iterable, a Hugging Face dataset among them, in the rows' order;
+        as many as `max_batch` (an option of `load`) are under way at once.
 
         A row is a mapping with `prompt`, perhaps `images` (a list), and options of its own that
         replace the common ones; `request` makes one of a row that has other columns. A row that
@@ -218,7 +220,7 @@ class Model:
             self._loop,
             Request(prompt.ids, pictures, params, self.stop_ids),
             self.processor.tokenizer,
-            Usage(len(prompt.ids), prompt.num_image_tokens),
+            Usage(len(prompt.ids), prompt.num_image_tokens, spared_tokens=prompt.num_spared_tokens),
             Timings(processing=time.perf_counter() - began),
             prompt.images,
         )

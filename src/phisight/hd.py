@@ -81,3 +81,22 @@ def hd_layout(width: int, height: int, num_crops: int) -> HDLayout:
     if transposed:
         rows, cols = cols, rows
     return HDLayout(transposed, (new_width, new_height), before, padding - before, rows, cols)
+
+
+def fewest_crops(width: int, height: int, most: int) -> int:
+    """The fewest crops, up to `most`, on which a picture is not made smaller; else `most`.
+
+    The reference always takes the largest grid that its budget allows, and enlarges small pictures
+    to fill it: an icon costs as much as a photo. Enlarged pixels show nothing new, so a grid at
+    least as long as the picture's longer side (both sides have one scale) has all there is to see.
+    A model that was trained on enlarged pictures may still read them better: that is why this is
+    done only when asked for.
+    """
+    for num_crops in range(1, most):
+        try:
+            layout = hd_layout(width, height, num_crops)
+        except ImageError:  # too long and thin for so few
+            continue
+        if layout.resized[0] >= max(width, height):
+            return num_crops
+    return most

@@ -15,6 +15,7 @@ from phisight.options import check_bias, check_limits, check_names, check_stops,
 
 DTYPES = ("bfloat16", "float32")
 WEIGHTS = ("int8", "int4")
+CROPS = ("auto",)
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -132,6 +133,12 @@ class LoadOptions:
         "Most 336-pixel crops to cut a picture into. Left out: the checkpoint's own number.",
         minimum=1,
         maximum=64,
+    )
+    crops: str | None = option(
+        None,
+        "auto: cut a small picture into no more crops than it has pixels for, instead of enlarging "
+        "it to num_crops. Quicker; the model may read small print less well.",
+        choices=CROPS,
     )
 
     def __post_init__(self) -> None:

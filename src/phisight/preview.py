@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from phisight.config import read_model_config, read_processor_config
-from phisight.hd import HDLayout, hd_layout
+from phisight.hd import HDLayout, fewest_crops, hd_layout
 from phisight.hub import ModelFolder, find_model
 from phisight.model.phi3v import Phi3V
 from phisight.model.weights import stored_bytes
@@ -44,6 +44,7 @@ class CropPreview:
     drawing: Image.Image
     layout: HDLayout
     model: ModelPreview
+    full: HDLayout  # with all the crops it may have: another one with crops="auto" alone
 
     @property
     def cache_bytes(self) -> int:
@@ -67,6 +68,7 @@ class CropPreview:
             f"the whole: {layout.num_tokens} tokens of {model.context} "
             f"({layout.num_tokens / model.context:.0%}), "
             f"{self.cache_bytes / 2**20:.0f} MiB of memory in bfloat16"
+            + ("" if self.full == layout else f"; {self.full.num_tokens} tokens without crops=auto")
         )
 
 
@@ -92,10 +94,15 @@ def preview_crops(
     model: str | os.PathLike[str] | None = None,
     *,
     num_crops: int | None = None,
+    crops: str | None = None,
 ) -> CropPreview:
-    """How a model would cut a picture; `num_crops` as in `load`. Raises ImageError, ModelError."""
-    options = LoadOptions(num_crops=num_crops)
+    """How a model would cut a picture; `num_crops` and `crops` as in `load`. Raises ImageError,
+    ModelError."""
+    options = LoadOptions(num_crops=num_crops, crops=crops)
     sizes = preview_model(model)
     opened = open_image(image)
-    layout = hd_layout(opened.width, opened.height, options.num_crops or sizes.num_crops)
-    return CropPreview(draw_crops(opened, layout), layout, sizes)
+    width, height, most = opened.width, opened.height, options.num_crops or sizes.num_crops
+    full = layout = hd_layout(width, height, most)
+    if options.crops is not None:
+        layout = hd_layout(width, height, fewest_crops(width, height, most))
+    return CropPreview(draw_crops(opened, layout), layout, sizes, full)

@@ -40,7 +40,7 @@ def crops(
     from phisight.cli.output import one_line
     from phisight.preview import preview_crops
 
-    preview = preview_crops(found[0].source, model, num_crops=placed.num_crops)
+    preview = preview_crops(found[0].source, model, num_crops=placed.num_crops, crops=placed.crops)
     if output is not None:
         try:
             preview.drawing.save(output)

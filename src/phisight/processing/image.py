@@ -54,12 +54,14 @@ class ImageCrops:
     """One picture as the vision tower takes it: the global crop, then the grid row by row.
 
     `pixels` is float32 of shape (N, 3, 336, 336), real crops only (the reference adds blank ones).
-    `key` is a hash of what is seen: size, grid and every pixel after resizing.
+    `key` is a hash of what is seen: size, grid and every pixel after resizing. With all crops it
+    might have had the picture would take `spared` tokens more.
     """
 
     pixels: torch.Tensor
     layout: HDLayout
     key: bytes
+    spared: int = 0
 
     @property
     def num_tokens(self) -> int:

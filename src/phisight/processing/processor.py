@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from phisight.config import read_processor_config
 from phisight.errors import ImageError, PromptError
+from phisight.hd import fewest_crops, hd_layout
 from phisight.jsonfile import brief
 from phisight.processing.chat import (
     ChatTemplate,
@@ -23,7 +24,7 @@ from phisight.processing.chat import (
     encode_messages,
     message_images,
 )
-from phisight.processing.image import ImageSource, cut_crops, open_image, picture_name
+from phisight.processing.image import ImageCrops, ImageSource, cut_crops, open_image, picture_name
 from phisight.processing.tokenizer import Tokenizer
 
 RAW_STARTS = ("<|user|>", "<|system|>")
@@ -58,16 +59,24 @@ class Prompt:
     def num_image_tokens(self) -> int:
         return sum(image.num_tokens for image in self.images)
 
+    @property
+    def num_spared_tokens(self) -> int:
+        """What the pictures would take beyond that, were none cut into fewer crops."""
+        return sum(image.spared for image in self.images if isinstance(image, ImageCrops))
+
 
 class Processor:
     """Tokenizer, chat template and crop settings of one checkpoint folder.
 
-    `num_crops` replaces the checkpoint's own. Raises ConfigError for files that do not fit.
+    `num_crops` replaces the checkpoint's own; with crops="auto" small pictures have fewer. Raises
+    ConfigError for files that do not fit.
     """
 
-    def __init__(self, folder: Path, num_crops: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, num_crops: int | None = None, crops: str | None = None
+    ) -> None:
         self.config = read_processor_config(folder)
-        self.num_crops = num_crops or self.config.num_crops
+        self.num_crops, self.crops = num_crops or self.config.num_crops, crops
         self.tokenizer = Tokenizer(folder)
         self._template = ChatTemplate(folder)
 
@@ -76,8 +85,13 @@ class Processor:
         if isinstance(source, ReadyImage):
             return source
         opened = open_image(source)
+        width, height, most = opened.width, opened.height, self.num_crops
         try:
-            return cut_crops(opened, self.config, self.num_crops)
+            if self.crops is None:
+                return cut_crops(opened, self.config, most)
+            full = hd_layout(width, height, most)
+            cut = cut_crops(opened, self.config, fewest_crops(width, height, most))
+            return replace(cut, spared=full.num_tokens - cut.num_tokens)
         except ImageError as error:
             raise ImageError(f"{picture_name(source)}: {error}") from None
 
