@@ -58,6 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "answer",
         "api",
         "chat",
+        "diskcache",
         "fetch",
         "hub",
         "placement",

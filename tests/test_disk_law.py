@@ -242,7 +242,7 @@ def test_a_full_disk_fails_no_answer(
     request = asking([7, 8], [picture()])
     expected = ids_of(answer(engine_of(small, tmp_path), request))
     engine = engine_of(small, tmp_path / "other")
-    monkeypatch.setattr("phisight.diskcache.os.fsync", full)
+    monkeypatch.setattr("phisight.diskcache.cache.os.fsync", full)
     with pytest.warns(PhisightWarning, match="No space left on device"):
         assert ids_of(answer(engine, request)) == expected
 

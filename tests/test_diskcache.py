@@ -13,9 +13,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load, save
+from test_cli import phi
 
-from phisight import diskcache
-from phisight.diskcache import DiskCache, entries
+from phisight.diskcache import cache as diskcache
+from phisight.diskcache.cache import DiskCache
+from phisight.diskcache.files import entries
 from phisight.errors import OptionError, PhisightWarning
 
 MODEL, NAME, MOST = b"m" * 16, b"t\x01\x02", 4000
@@ -60,7 +62,7 @@ def test_what_is_written_is_found_by_its_name(cache: DiskCache, stored: Path) ->
 
 def test_files_are_plain_safetensors_that_only_the_user_can_read(stored: Path) -> None:
     with safe_open(stored, framework="pt") as file:
-        assert file.metadata()["format"] == diskcache.FORMAT
+        assert file.metadata()["format"] == "phisight 1"
         assert torch.equal(file.get_tensor("kept"), torch.ones(100))
     assert stat.S_IMODE(stored.stat().st_mode) == 0o600
     for folder in (stored.parent, stored.parent.parent):
@@ -316,7 +318,8 @@ def test_an_unreadable_file_is_told_of(
 WORKER = """
 import random, sys, torch
 from safetensors.torch import load, save
-from phisight.diskcache import DiskCache
+from test_cli import phi
+from phisight.diskcache.cache import DiskCache
 cache = DiskCache(sys.argv[1], 40 * 1024, b"m" * 16)
 draw, read = random.Random(sys.argv[2]), 0
 for _ in range(150):
@@ -346,3 +349,24 @@ def test_processes_share_a_folder_while_it_overflows(tmp_path: Path) -> None:
     kept = list(entries(tmp_path / "phisight-cache"))
     assert sum(entry.size for entry in kept) <= 43 * KIB + 3 * 5 * KIB
     assert all(path.suffix == ".safetensors" for path in files(tmp_path))
+
+
+def test_the_command_tells_what_is_kept_and_clears_it(tmp_path: Path) -> None:
+    first, second = (DiskCache(tmp_path, 2**20, model) for model in (b"a" * 16, b"b" * 16))
+    put(first, NAME, size=KIB)
+    put(second, NAME, size=KIB)
+    put(second, b"another", size=KIB)
+    notes = tmp_path / "phisight-cache" / "notes.txt"
+    notes.write_text("mine")
+    record = json.loads(phi("cache", str(tmp_path), "--json").stdout)
+    assert [group["files"] for group in record["models"]] == [2, 1]
+    assert record["bytes"] == sum(path.stat().st_size for path in files(tmp_path)) - 4
+    done = phi("cache", str(tmp_path))
+    assert done.stdout.startswith(f"{(b'b' * 16).hex()}       2 files")
+    assert "14 kB kept in" in done.stderr.replace("\n", " ")
+    assert "14 kB removed in" in phi("cache", str(tmp_path), "--clear").stderr.replace("\n", " ")
+    assert files(tmp_path) == [notes]
+    assert "keeps nothing" in phi("cache", str(tmp_path)).stderr
+    put(second, NAME)
+    assert NAME in second, "whoever has it open goes on"
+    assert phi("cache", str(tmp_path / "nowhere")).returncode == 2

@@ -12,6 +12,7 @@ import typer
 
 from phisight import __version__
 from phisight.cli.ask import ask, task_command
+from phisight.cli.cache import cache
 from phisight.cli.chat import chat
 from phisight.cli.look import crops, info
 from phisight.cli.models import models, pull, use
@@ -33,7 +34,7 @@ app = typer.Typer(
 app.command()(ask)
 for _task in TASKS:
     app.command(_task.name)(task_command(_task))
-for _command in (chat, serve, crops, pull, use, models, quantize, verify, info):
+for _command in (chat, serve, crops, pull, use, models, cache, quantize, verify, info):
     app.command()(_command)
 
 

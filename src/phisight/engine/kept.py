@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from phisight.diskcache import DiskCache
+from phisight.diskcache.cache import DiskCache
 from phisight.engine.cache import PagedCache
 from phisight.engine.capacity import CacheShape
 from phisight.engine.images import ImageCache

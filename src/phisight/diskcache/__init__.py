@@ -1,0 +1,1 @@
+"""A folder of checked files, bounded, for many processes."""
