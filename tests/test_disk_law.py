@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import phisight
+from phisight.engine.cache import PagedCache
 from phisight.engine.capacity import CacheShape
 from phisight.engine.engine import Engine
 from phisight.engine.request import Request, Token
@@ -245,6 +246,26 @@ def test_a_full_disk_fails_no_answer(
     monkeypatch.setattr("phisight.diskcache.cache.os.fsync", full)
     with pytest.warns(PhisightWarning, match="No space left on device"):
         assert ids_of(answer(engine, request)) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float8_e4m3fn])
+def test_blocks_are_copied_out_and_in_as_they_are(dtype: torch.dtype) -> None:
+    config = micro.config()
+    caches = [PagedCache(config, 3, 4, device=torch.device("cpu"), dtype=dtype) for _ in range(2)]
+    for store in (caches[0].keys, caches[0].values):
+        store.copy_(torch.randn(store.shape).to(dtype))
+    for count in (4, 3):
+        both = caches[0].copied(1, count)
+        assert (both.shape, both.dtype) == (
+            caches[0].expected(count).shape,
+            caches[0].expected(count).dtype,
+        )
+        caches[1].fill(2, both)
+        for name in ("keys", "values"):
+            wanted, got = getattr(caches[0], name)[:, 1], getattr(caches[1], name)[:, 2]
+            wanted, got = wanted.float(), got.float()
+            assert torch.equal(got[:, :, :count], wanted[:, :, :count])
+            assert not got[:, :, count:].any()
 
 
 def test_identity_is_of_weights_files_dtype_and_packing(micro_folder: Path) -> None:

@@ -74,10 +74,10 @@ class DiskCache:
 
     def touch(self, names: list[bytes]) -> None:
         """These have been used, the first most lately: it is the last to go."""
-        now = time.time_ns()
+        now, follow = time.time_ns(), os.utime not in os.supports_follow_symlinks  # Windows
         for age, name in enumerate(names):
             with contextlib.suppress(OSError):  # gone, or a folder that is only read
-                os.utime(self._path(name), ns=(now - age, now - age), follow_symlinks=False)
+                os.utime(self._path(name), ns=(now - age, now - age), follow_symlinks=follow)
 
     def write(self, files: Iterable[tuple[bytes, bytes]], size: int) -> None:
         """Keep safetensors files by name, about `size` bytes in all, as if used one after the
