@@ -41,7 +41,6 @@ def _by_requests(axes: Axes, counts: list[int]) -> None:
     axes.minorticks_off()
     axes.set_xlabel("requests at once")
     axes.set_ylabel("tokens a second, together")
-    axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
 
 
@@ -60,6 +59,7 @@ def decode(path: Path) -> None:
         axes.plot(list(peer), list(peer.values()), color=THEIRS, marker="s", label="transformers")
     axes.set_title(f"Decoding after {found[0]['context']:,} tokens, {found[0]['device']}", size=10)
     _by_requests(axes, counts)
+    axes.set_ylim(bottom=0)
     _save(path)
 
 
@@ -78,7 +78,6 @@ def throughput(path: Path) -> None:
         axes.set_title(f"Whole answers of {line['tokens_each']} tokens, {line['device']}", size=10)
         axes.set_yscale("log")
         _by_requests(axes, counts)
-        axes.set_ylim(bottom=None)
         axes.legend(frameon=False, fontsize=7, ncols=3)
         _save(path)
 
