@@ -1,12 +1,17 @@
 """Conversations and rows of a dataset, on nano and on a micro model."""
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import micro
 import pytest
 from PIL import Image
+from waiting import until
 
 import phisight
+from phisight import rows
 from phisight.api import Model, load
 from phisight.errors import (
     BudgetError,
@@ -123,15 +128,51 @@ def test_map_answers_rows_in_order_with_options_of_their_own(nano: Model) -> Non
 def test_map_reads_rows_as_answers_are_taken(nano: Model) -> None:
     taken = []
 
-    def rows() -> object:
+    def questions() -> object:
         for number in range(10**9):
             taken.append(number)
             yield {"prompt": f"{number}?"}
 
-    answers = nano.map(rows(), max_tokens=1)  # type: ignore[arg-type]
+    answers = nano.map(questions(), max_tokens=1)  # type: ignore[arg-type]
     assert taken == []
     next(answers), next(answers)
     assert taken == list(range(33)), "a batch of 32 under way, and one for the first taken"
+
+
+def test_map_opens_files_side_by_side(nano: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each waits for another one to be opened too."""
+    both, opened = threading.Barrier(2), nano.processor.prompt
+    monkeypatch.setattr(rows, "_STARTERS", 2)
+
+    def prompt(*given: Any) -> Any:
+        both.wait(timeout=60)
+        return opened(*given)
+
+    monkeypatch.setattr(nano.processor, "prompt", prompt)
+    questions = [{"prompt": f"OCR {n}", "images": [SIGN]} for n in range(4)]
+    answers = list(nano.map(questions, max_tokens=2))
+    both.abort()
+    monkeypatch.setattr(nano.processor, "prompt", opened)
+    assert [answer.token_ids for answer in answers] == [
+        nano.ask(f"OCR {n}", [SIGN], max_tokens=2).token_ids for n in range(4)
+    ]
+
+
+def test_map_is_done_with_a_picture_in_memory_before_it_takes_the_next(nano: Model) -> None:
+    def questions() -> Iterator[dict[str, Any]]:
+        for _ in range(3):
+            with Image.open(SIGN) as picture:  # closed as soon as the next is asked for
+                yield {"prompt": "OCR", "images": [picture]}
+
+    assert {answer.text for answer in nano.map(questions())} == {nano.ask("OCR", [SIGN]).text}
+
+
+def test_a_map_that_is_left_ends_its_requests(nano: Model) -> None:
+    long = {"prompt": "OCR", "images": [SIGN], "max_tokens": 400, "ignore_eos": True}
+    answers = nano.map([{"prompt": "Hi", "max_tokens": 1}, *[long] * 9])
+    next(answers)
+    answers.close()  # type: ignore[attr-defined]
+    until(lambda: not nano._loop._outputs)
 
 
 def test_map_makes_a_request_of_a_datasets_columns(nano: Model) -> None:
