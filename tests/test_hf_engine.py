@@ -4,9 +4,11 @@ it never answers with what the weights were."""
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import logging
 import random
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -372,6 +374,30 @@ def test_weights_are_shared_and_an_engine_is_kept_by_its_rule(
     assert ask() == 1
     assigned(either)
     assert ask() == 1
+
+
+def test_an_engine_s_memory_goes_at_once(
+    either: Phi3VForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when Python next looks for cycles: on a GPU that may be too late."""
+    made: list[weakref.ref[Engine]] = []
+    engine_of = route_module.Engine
+
+    def noted(*given: Any) -> Engine:
+        engine = engine_of(*given)
+        made.append(weakref.ref(engine))
+        return engine
+
+    monkeypatch.setattr(route_module, "Engine", noted)
+    gc.collect()
+    gc.disable()
+    try:
+        either.generate(**padded([text(20)]), max_new_tokens=4, do_sample=False)
+        assert (made[0]() is not None) == either.engine.fused
+        either.engine.free()
+        assert made[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_copies_of_a_model_have_engines_of_their_own(either: Phi3VForCausalLM) -> None:

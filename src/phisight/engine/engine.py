@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Mapping
+from functools import partial
 
 import torch
 
@@ -71,15 +73,17 @@ class Engine:
             reuse=self.config.prefix_cache,
         )
         pool = BlockPool(num_blocks, contiguous=model.device.type == "cpu")
+        self._next_id = itertools.count()
+        self._jobs: dict[int, Job] = {}
+        # No method of ours: in a cycle of references the cache would outlive its engine.
+        guess = partial(_guess, self._jobs, self.config.speculate)
         self.scheduler = Scheduler(
             pool,
             limits,
-            guess=self._guess,
+            guess=guess,
             is_encoded=self.kept.has_picture,
             fetch=self.kept.fetch,
         )
-        self._next_id = itertools.count()
-        self._jobs: dict[int, Job] = {}
 
     def take_thread(self) -> None:
         """To be called once by the thread that will step: Triton and graphs go by its device."""
@@ -235,6 +239,7 @@ class Engine:
             "(num_crops), or a smaller kv_memory or chunk_tokens"
         )
 
-    def _guess(self, sequence: Sequence) -> tuple[int, ...]:
-        most = min(self.config.speculate, self._jobs[sequence.request_id].most_guesses)
-        return lookup(sequence.ids, most) if most else ()
+
+def _guess(jobs: Mapping[int, Job], speculate: int, sequence: Sequence) -> tuple[int, ...]:
+    most = min(speculate, jobs[sequence.request_id].most_guesses)
+    return lookup(sequence.ids, most) if most else ()
