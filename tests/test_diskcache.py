@@ -351,6 +351,34 @@ def test_processes_share_a_folder_while_it_overflows(tmp_path: Path) -> None:
     assert all(path.suffix == ".safetensors" for path in files(tmp_path))
 
 
+KILLED = """
+import json, sys
+from phisight.diskcache.cache import DiskCache
+header = json.dumps({"kept": {"dtype": "U8", "shape": [200000], "data_offsets": [0, 200000]}})
+blob = len(header).to_bytes(8, "little") + header.encode() + bytes(200000)
+cache = DiskCache(sys.argv[1], 10**9, b"m" * 16)
+number = 0
+while True:
+    cache.write([(number.to_bytes(4, "big"), blob)], len(blob))
+    number += 1
+    print(number, flush=True)
+"""
+
+
+def test_a_killed_process_leaves_no_half_under_a_name(cache: DiskCache, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    for _ in range(3):
+        with subprocess.Popen(command, env=environment, stdout=-1, text=True) as process:
+            assert process.stdout is not None
+            assert any(line == "6\n" for line in process.stdout)
+            process.kill()
+    names = [bytes.fromhex(path.stem) for path in files(tmp_path) if path.suffix == ".safetensors"]
+    assert len(names) >= 6
+    for name in names:
+        assert cache.read(name, 200_000) is not None
+
+
 def test_the_command_tells_what_is_kept_and_clears_it(tmp_path: Path) -> None:
     first, second = (DiskCache(tmp_path, 2**20, model) for model in (b"a" * 16, b"b" * 16))
     put(first, NAME, size=KIB)
