@@ -51,10 +51,10 @@ def damage(folder: Path, rng: random.Random) -> int:
 
 
 @pytest.mark.filterwarnings("ignore:cache_dir .* is not used, and removed:UserWarning")
-@pytest.mark.parametrize("first", [0, 4, 8])
-def test_law_exactly_on_random_mixes(small: Phi3V, first: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seeds", [(3, 4), (5, 9), (10, 11)])  # mixes in which pictures come again
+def test_law_exactly_on_random_mixes(small: Phi3V, seeds: tuple[int, int], tmp_path: Path) -> None:
     cold, warm, hurt = 0, 0, 0
-    for seed in range(first, first + 2):
+    for seed in seeds:
         folder, known = tmp_path / str(seed), {}
         cold += law.run(small, seed, cache_dir=folder, known=known)["shared"]
         warm += law.run(small, seed, cache_dir=folder, known=known)["shared"]
