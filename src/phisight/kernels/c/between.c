@@ -7,7 +7,7 @@
 
 #include "wide.h"
 
-#define WORTH 16384 /* numbers: for fewer no second thread is woken */
+#define WORTH (1 << 19) /* numbers: for fewer no second thread is woken, which others may keep */
 
 INLINE uint16_t narrowed(float value) {
     uint32_t bits;

@@ -14,15 +14,19 @@
 #define AT_ONCE 4 /* rows of x */
 int32_t phisight_version(void) { return VERSION; }
 
+CLONED static void add_groups(const float *x, int64_t count, float *sums) {
+    for (int64_t i = 0; i < count; i++) {
+        Wide sum = LOAD(Wide, x + i * GROUP);
+        for (int64_t j = LANES; j < GROUP; j += LANES) sum += LOAD(Wide, x + i * GROUP + j);
+        sums[i] = SUM(sum);
+    }
+}
+
 /* (m, k) float rows to (m, k / GROUP) sums of each group. */
 static float *group_sums(const float *x, int64_t m, int64_t k) {
     int64_t count = m * (k / GROUP);
     float *sums = malloc(sizeof(float) * (size_t)(count + 1)); /* of nothing it may be null */
-    for (int64_t i = 0; sums && i < count; i++) {
-        float sum = 0;
-        for (int64_t j = 0; j < GROUP; j++) sum += x[i * GROUP + j];
-        sums[i] = sum;
-    }
+    if (sums) add_groups(x, count, sums);
     return sums;
 }
 
