@@ -108,12 +108,15 @@ def best_way() -> Way:
 
 def few(x: Tensor) -> int:
     """Up to how many rows `int4` and `int8` are faster than `rows`."""
-    return 2 if _way_for(x) == Way.TILES else 16
+    return {Way.FLOAT: 16, Way.BFLOAT16: 8, Way.TILES: 2}[_way_for(x)]
 
 
 def most(x: Tensor) -> float:
-    """Up to how many rows `rows` is faster than torch."""
-    return math.inf if _way_for(x) == Way.TILES else 128
+    """Up to how many rows `rows` is faster than torch, which has no fast bfloat16 of its own where
+    there is none in the processor."""
+    if x.dtype == torch.float32:
+        return 64
+    return 128 if _way_for(x) == Way.BFLOAT16 else math.inf
 
 
 def _way_for(x: Tensor) -> Way:

@@ -16,23 +16,34 @@ typedef struct {
     int64_t n, k;
 } Weights;
 
-/* One number in float32, without the scale of an output, which goes to the result. */
-INLINE float weight_at(const Weights *w, int64_t row, int64_t i) {
-    if (w->kind == INT8) return ((const int8_t *)w->codes)[row * w->k + i];
-    int64_t group = row * (w->k / GROUP) + i / GROUP;
-    uint16_t word = ((const uint16_t *)w->codes)[group * PLANE + i % PLANE];
-    int32_t code = word >> (i % GROUP / PLANE * 4) & 15;
-    return (float)(code - 8) * widened(w->scales[group]) + widened(w->offsets[group]);
-}
-
 /* What follows unpacks inputs `start` to `stop` of outputs `first` to `first + WIDTH`, zeros where
- * there are none. */
-static void unpack_float(const Weights *w, int64_t first, int64_t start, int64_t stop,
-                         float *out) {
-    for (int64_t j = 0; j < WIDTH; j++)
-        for (int64_t i = start; i < stop; i++)
-            out[(i - start) * WIDTH + j] =
-                first + j < w->n && i < w->k ? weight_at(w, first + j, i) : 0;
+ * there are none; 8 bits without an output's scale, which goes to the result. */
+CLONED static void unpack_float(const Weights *w, int64_t first, int64_t start, int64_t stop,
+                                float *out) {
+    for (int64_t j = 0; j < WIDTH; j++, out++) {
+        int64_t row = first + j;
+        if (row >= w->n) {
+            for (int64_t i = 0; i < stop - start; i++) out[i * WIDTH] = 0;
+        } else if (w->kind == INT8) {
+            const int8_t *codes = (const int8_t *)w->codes + row * w->k + start;
+            for (int64_t i = 0; i < stop - start; i++) out[i * WIDTH] = codes[i];
+        } else
+            for (int64_t i = 0; i < stop - start; i += GROUP) {
+                int64_t group = row * (w->k / GROUP) + (start + i) / GROUP;
+                const uint16_t *words = (const uint16_t *)w->codes + group * PLANE;
+                float scale = widened(w->scales[group]), offset = widened(w->offsets[group]);
+                float numbers[GROUP];
+                for (int half = 0; half < 2; half++) {
+                    Words q = __builtin_convertvector(LOAD(Halves, words + half * LANES), Words);
+                    for (int p = 0; p < 4; p++) {
+                        Words code = (q >> (4 * p) & 15) - 8;
+                        Wide value = __builtin_convertvector(code, Wide) * scale + offset;
+                        memcpy(numbers + p * PLANE + half * LANES, &value, sizeof value);
+                    }
+                }
+                for (int64_t c = 0; c < GROUP; c++) out[(i + c) * WIDTH] = numbers[c];
+            }
+    }
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)
