@@ -85,13 +85,16 @@ def theirs(folder: Path, model: phisight.Model) -> tuple[CLIPVisionModel, Phi3Fo
 
 
 class Clock:
-    """Seconds since given starts, by name."""
+    """Seconds since given starts, by name; told as they come, but for a token's."""
 
     def __init__(self) -> None:
         self.times: dict[str, list[float]] = {}
 
     def __call__(self, name: str, start: float) -> None:
-        self.times.setdefault(name, []).append(time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        self.times.setdefault(name, []).append(seconds)
+        if "decode" not in name:
+            print(name, round(seconds, 2), file=sys.stderr, flush=True)
 
 
 def answer(engine: Engine, request: Request, clock: Clock) -> list[int]:
