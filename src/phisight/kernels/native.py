@@ -53,13 +53,12 @@ def opened(path: Path) -> ctypes.CDLL | None:
 
 def int4(x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor) -> Tensor:
     """(T, G * GROUP) bfloat16 or float32 rows, as `packed.linear_int4`."""
-    wide, codes = x.float().contiguous(), codes.contiguous()
-    narrow = None
-    if x.dtype == torch.bfloat16 and built().phisight_multiplies_bfloat16():
-        narrow = x.contiguous()
-    y = torch.empty(len(x), len(codes))
+    narrow = x.dtype == torch.bfloat16 and bool(built().phisight_multiplies_bfloat16())
+    x_ = (x if narrow else x.float()).contiguous()
+    y = torch.empty(len(x), len(codes), dtype=x_.dtype)
     failed = built().phisight_int4(
-        at(wide), at(narrow), at(codes), at(scales), at(offsets), at(y),
+        at(None if narrow else x_), at(x_ if narrow else None),
+        at(codes), at(scales), at(offsets), at(y),
         *map(ctypes.c_int64, (*x.shape[:1], len(codes), x.shape[1])), torch.get_num_threads(),
     )  # fmt: skip
     if failed:

@@ -77,8 +77,9 @@ def linear_int4(x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor) -> Te
     """(T, K) times what is packed, transposed: (T, N) in the dtype of x."""
     if native.takes(x, codes, scales, offsets):
         if len(x) <= native.few(x):
-            padding = scales.shape[1] * GROUP - x.shape[1]
-            return native.int4(functional.pad(x, (0, padding)), codes, scales, offsets)
+            if padding := scales.shape[1] * GROUP - x.shape[1]:
+                x = functional.pad(x, (0, padding))
+            return native.int4(x, codes, scales, offsets)
         if len(x) <= native.most(x):
             return native.rows(x, Kind.INT4, codes, scales, offsets)
     pieces = []

@@ -9,12 +9,6 @@
 
 #define WORTH (1 << 19) /* numbers: for fewer no second thread is woken, which others may keep */
 
-INLINE uint16_t narrowed(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
-}
-
 /* To 2e-7 of it. e to the -x by coefficients of exp2 from the Cephes library; one number at a time,
  * since GCC takes vectors apart in a function before it is inlined, and makes them of loops after. */
 INLINE float sigmoid(float x) {

@@ -22,11 +22,22 @@ CLONED static void add_groups(const float *x, int64_t count, float *sums) {
     }
 }
 
-/* (m, k) float rows to (m, k / GROUP) sums of each group. */
-static float *group_sums(const float *x, int64_t m, int64_t k) {
+CLONED static void add_narrow_groups(const uint16_t *x, int64_t count, float *sums) {
+    for (int64_t i = 0; i < count; i++) {
+        Wide sum = WIDENED(x + i * GROUP);
+        for (int64_t j = LANES; j < GROUP; j += LANES) sum += WIDENED(x + i * GROUP + j);
+        sums[i] = SUM(sum);
+    }
+}
+
+/* (m, k) rows to (m, k / GROUP) sums of each group. */
+static float *group_sums(const float *x, const uint16_t *narrow, int64_t m, int64_t k) {
     int64_t count = m * (k / GROUP);
     float *sums = malloc(sizeof(float) * (size_t)(count + 1)); /* of nothing it may be null */
-    if (sums) add_groups(x, count, sums);
+    if (sums && narrow)
+        add_narrow_groups(narrow, count, sums);
+    else if (sums)
+        add_groups(x, count, sums);
     return sums;
 }
 
@@ -71,7 +82,7 @@ CLONED static void int4_float(const float *x, const float *sums, const uint16_t 
 /* 4 bits, bfloat16 x: `rows` is a constant where this is inlined. */
 INLINE BF16 void int4_tile(const int rows, const uint16_t *x, const float *sums,
                            const uint16_t *codes, const uint16_t *scales,
-                           const uint16_t *offsets, float *y, int64_t n, int64_t k, int64_t j) {
+                           const uint16_t *offsets, uint16_t *y, int64_t n, int64_t k, int64_t j) {
     const __m512i mask = _mm512_set1_epi16(15), magic = _mm512_set1_epi16(0x4300); /* 128 */
     enum { and_or = 0xEA }; /* (a & b) | c */
     int64_t groups = k / GROUP;
@@ -96,19 +107,19 @@ INLINE BF16 void int4_tile(const int rows, const uint16_t *x, const float *sums,
         }
     }
     for (int r = 0; r < rows; r++)
-        y[r * n + j] = _mm512_reduce_add_ps(total[r]) +
-                       offset_of(scales + j * groups, offsets + j * groups, sums + r * groups,
-                                 groups, 136.0f);
+        y[r * n + j] = narrowed(_mm512_reduce_add_ps(total[r]) +
+                                offset_of(scales + j * groups, offsets + j * groups,
+                                          sums + r * groups, groups, 136.0f));
 }
 
 BF16 static void int4_bfloat16(const uint16_t *x, const float *sums, const uint16_t *codes,
-                               const uint16_t *scales, const uint16_t *offsets, float *y,
+                               const uint16_t *scales, const uint16_t *offsets, uint16_t *y,
                                int64_t m, int64_t n, int64_t k, int64_t first, int64_t last) {
     for (int64_t r = 0; r < m; r += AT_ONCE) {
         const uint16_t *rows = x + r * k;
         const float *own = sums + r * (k / GROUP);
         for (int64_t j = first; j < last; j++) {
-            float *out = y + r * n;
+            uint16_t *out = y + r * n;
             switch (m - r) {
             case 1: int4_tile(1, rows, own, codes, scales, offsets, out, n, k, j); break;
             case 2: int4_tile(2, rows, own, codes, scales, offsets, out, n, k, j); break;
@@ -118,23 +129,21 @@ BF16 static void int4_bfloat16(const uint16_t *x, const float *sums, const uint1
         }
     }
 }
-
 #else
 static void int4_bfloat16(const uint16_t *x, const float *sums, const uint16_t *codes,
-                          const uint16_t *scales, const uint16_t *offsets, float *y, int64_t m,
-                          int64_t n, int64_t k, int64_t first, int64_t last) {
+                          const uint16_t *scales, const uint16_t *offsets, uint16_t *y,
+                          int64_t m, int64_t n, int64_t k, int64_t first, int64_t last) {
     abort(); /* phisight_multiplies_bfloat16 says no */
 }
-
 #endif
 
 int32_t phisight_multiplies_bfloat16(void) { return has_bfloat16(); }
 
-/* `narrow` is x in bfloat16, or null: then the float x is multiplied. 0, or 1 without memory. */
+/* x is float and so is y, or x is null and `narrow` and y are bfloat16. 0, or 1 without memory. */
 int32_t phisight_int4(const float *x, const uint16_t *narrow, const uint16_t *codes,
-                      const uint16_t *scales, const uint16_t *offsets, float *y, int64_t m,
+                      const uint16_t *scales, const uint16_t *offsets, void *y, int64_t m,
                       int64_t n, int64_t k, int32_t threads) {
-    float *sums = group_sums(x, m, k);
+    float *sums = group_sums(x, narrow, m, k);
     if (!sums) return 1;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t first = 0; first < n; first += OUTPUTS) {

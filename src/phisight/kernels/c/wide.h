@@ -54,4 +54,10 @@ INLINE float widened(uint16_t bits) {
     return value;
 }
 
+INLINE uint16_t narrowed(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
 #endif
