@@ -11,10 +11,8 @@ the run), and transformers' own Phi3 with prompts of as many tokens.
 
 from __future__ import annotations
 
-import io
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +42,7 @@ def pictures(count: int, side: int | None) -> list[Image.Image]:
     return made
 
 
-def files(shown: list[Image.Image]) -> list[bytes]:
-    """As they come to a server."""
-    written = []
-    for picture in shown:
-        file = io.BytesIO()
-        picture.save(file, "PNG", compress_level=1)
-        written.append(file.getvalue())
-    return written
-
-
-def loads(shown: Sequence[Image.Image | bytes], tokens: int) -> dict[str, list[dict[str, Any]]]:
+def loads(shown: list[Image.Image], tokens: int) -> dict[str, list[dict[str, Any]]]:
     options = {"max_tokens": tokens, "ignore_eos": True}
     count = len(shown) - 1
     ask = [f"What is shown in part {number} of this?" for number in range(count)]
@@ -114,7 +102,7 @@ def on_cuda(tokens: int, concurrency: list[int], fused: bool) -> None:
     torch.cuda.empty_cache()
     most = max(concurrency)
     model = random_model(EngineConfig(max_batch=most, fused=fused, kv_memory=60, image_memory=0))
-    shown = files(pictures(most, 1344))
+    shown = pictures(most, 1344)
     model.ask_many(loads(shown, 2)["text"])
     found: dict[str, dict[str, Any]] = {}
     for running in concurrency:

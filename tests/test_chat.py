@@ -1,6 +1,5 @@
 """Conversations and rows of a dataset, on nano and on a micro model."""
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from PIL import Image
 from waiting import until
 
 import phisight
-from phisight import rows
 from phisight.api import Model, load
 from phisight.errors import (
     BudgetError,
@@ -137,25 +135,6 @@ def test_map_reads_rows_as_answers_are_taken(nano: Model) -> None:
     assert taken == []
     next(answers), next(answers)
     assert taken == list(range(33)), "a batch of 32 under way, and one for the first taken"
-
-
-def test_map_opens_files_side_by_side(nano: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each waits for another one to be opened too."""
-    both, opened = threading.Barrier(2), nano.processor.prompt
-    monkeypatch.setattr(rows, "_STARTERS", 2)
-
-    def prompt(*given: Any) -> Any:
-        both.wait(timeout=60)
-        return opened(*given)
-
-    monkeypatch.setattr(nano.processor, "prompt", prompt)
-    questions = [{"prompt": f"OCR {n}", "images": [SIGN]} for n in range(4)]
-    answers = list(nano.map(questions, max_tokens=2))
-    both.abort()
-    monkeypatch.setattr(nano.processor, "prompt", opened)
-    assert [answer.token_ids for answer in answers] == [
-        nano.ask(f"OCR {n}", [SIGN], max_tokens=2).token_ids for n in range(4)
-    ]
 
 
 def test_map_is_done_with_a_picture_in_memory_before_it_takes_the_next(nano: Model) -> None:
