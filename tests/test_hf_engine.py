@@ -10,12 +10,15 @@ import logging
 import random
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import micro
 import pytest
 import torch
 from test_hf_generate import bridged, padded, text
+from test_hf_model import golden_inputs
+from test_model import NAMES
 from torch import Tensor, nn
 from transformers import (
     DynamicCache,
@@ -170,6 +173,25 @@ def test_more_rows_than_the_cache_holds_at_once(
     inputs = padded([text(40, i) for i in range(6)])
     ours, theirs = both(small, inputs, max_new_tokens=10, do_sample=False)
     assert torch.equal(ours, theirs)
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_folder: Path) -> Phi3VForCausalLM:
+    model = Phi3VForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32)
+    model.generation_config.eos_token_id = None
+    return model
+
+
+# Those of 16 crops take long, and test_hf_generate has such pictures.
+@pytest.mark.parametrize("name", [name for name in NAMES if "nc16" not in name])
+def test_the_engine_s_tokens_are_the_official_ones(
+    tiny: Phi3VForCausalLM, tiny_folder: Path, name: str
+) -> None:
+    inputs, arrays = golden_inputs(tiny_folder, name)
+    expected = arrays.get("nocache_tokens", arrays["tokens"])
+    ids = tiny.generate(**inputs, max_new_tokens=expected.shape[1], do_sample=False)
+    assert tiny.engine.taken == ENGINE
+    assert ids[:, inputs["input_ids"].shape[1] :].tolist() == expected.tolist()
 
 
 # Sampling.
