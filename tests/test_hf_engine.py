@@ -182,7 +182,7 @@ def tiny(tiny_folder: Path) -> Phi3VForCausalLM:
     return model
 
 
-# Those of 16 crops take long, and test_hf_generate has such pictures.
+# Not those of 16 crops: four of them take as long as all others (test_hf_model has them all).
 @pytest.mark.parametrize("name", [name for name in NAMES if "nc16" not in name])
 def test_the_engine_s_tokens_are_the_official_ones(
     tiny: Phi3VForCausalLM, tiny_folder: Path, name: str
