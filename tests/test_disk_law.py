@@ -1,5 +1,6 @@
 """The engine's law with a cache on disk: cold, warm, damaged, shared; and what it spares."""
 
+import json
 import os
 import random
 import threading
@@ -10,6 +11,7 @@ import law
 import micro
 import pytest
 import torch
+from test_cli import phi
 
 import phisight
 from phisight.engine.cache import PagedCache
@@ -308,3 +310,16 @@ def test_nano_after_a_restart_by_its_own_count(
     assert in_memory.usage.cached_tokens == again.usage.cached_tokens
     second.ask("OCR", [CHART], max_tokens=2)
     assert work.crops > 0
+
+
+def test_a_program_that_ends_at_once_has_kept_all(tmp_path: Path) -> None:
+    """The engine's thread is left behind when a program ends; what it had to keep is not."""
+    used = []
+    for question in ("OCR", "What does it say?"):
+        done = phi(
+            "ask", str(SIGN), question, "--cache-dir", str(tmp_path), "--json", "--max-tokens", "1"
+        )
+        assert done.returncode == 0, done.stderr
+        used.append(json.loads(done.stdout)["usage"])
+    assert used[0]["cached_tokens"] == 0
+    assert used[1]["cached_tokens"] > used[1]["image_tokens"], "all of the picture"

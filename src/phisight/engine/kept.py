@@ -160,7 +160,8 @@ class Kept:
                     for name in sizes:
                         self._waiting.pop(name, None)
 
-        thread = threading.Thread(target=work, name="phisight-disk")
+        # Not as the engine's thread is, which may be left behind: the interpreter waits for this.
+        thread = threading.Thread(target=work, name="phisight-disk", daemon=False)
         try:
             thread.start()
         except RuntimeError:  # the interpreter is ending, and starts no more threads
