@@ -41,7 +41,8 @@ class Packing:
         tokenizer, mark = self.model.processor.tokenizer, self.model.network.mark
         end = tokenizer.encode("<|end|>")[-1]
         self._likely = {
-            p.ids: [*tokenizer.encode_plain(right), end] for p, right in zip(prompts, rights, strict=True)
+            p.ids: [*tokenizer.encode_plain(right), end]
+            for p, right in zip(prompts, rights, strict=True)
         }
         own = [
             Prompt(p.ids, tuple(EncodedImage(i.features, mark, i.key) for i in encoded))
