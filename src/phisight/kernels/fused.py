@@ -102,7 +102,8 @@ def _rotate_and_store(
     b = tl.load(sin + sequence * SIZE + at, mask=inside, other=0.0).to(WIDE)
     narrow = rotated.dtype.element_ty
     first = qkv + sequence * 3 * H * SIZE + head * SIZE
-    # Each product is rounded, as torch does it operation by operation.
+    # Each product is rounded, as torch does it operation by operation: with enable_fp_fusion the
+    # compiler would make product and sum one operation of bfloat16, rounded once.
     x = tl.load(first + at, mask=inside, other=0.0).to(WIDE)
     y = tl.load(first + other, mask=inside, other=0.0).to(WIDE) * sign
     q = (x * a).to(narrow).to(WIDE) + (y * b).to(narrow).to(WIDE)
@@ -129,7 +130,7 @@ def rotate_and_store(
     _rotate_and_store[(rows, heads)](
         qkv, cos, sin, keys, values, table, lengths, rotated, table.stride(0),
         heads, block_size, size, triton.next_power_of_2(size), _wide(qkv.dtype), early,
-        num_warps=1, launch_pdl=early,
+        num_warps=1, launch_pdl=early, enable_fp_fusion=False,
     )  # fmt: skip
     return rotated
 
@@ -152,7 +153,7 @@ def _attend_part(
     at, token = tl.arange(0, PADDED), tl.arange(0, TOKENS)  # B, to a power of two
     inside = (at < SIZE)[None, :]
     query = tl.load(q + (sequence * H + head) * SIZE + at, mask=at < SIZE, other=0.0)
-    query = (query.to(WIDE) * SCALE).to(q.dtype.element_ty).to(WIDE)
+    query = query.to(WIDE) * SCALE
     top = tl.full((), float("-inf"), WIDE)
     total = tl.full((), 0.0, WIDE)
     mixed = tl.zeros((PADDED,), WIDE)

@@ -30,10 +30,12 @@ def silu_product(gate_up: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, residual: Tensor | None = None) -> Tensor:
-    """(S, in) by an (out, in) weight to (S, out), added to a residual without rounding first."""
-    if residual is None:
-        return functional.linear(x, weight)
-    return torch.addmm(residual, x, weight.t())
+    """(S, in) by an (out, in) weight to (S, out), rounded, then added to a residual.
+
+    As the modules do it: a sum rounded once would be more exact, and further from what they give.
+    """
+    product = functional.linear(x, weight)
+    return product if residual is None else residual + product
 
 
 def normed_linear(x: Tensor, norm: Tensor, eps: float, weight: Tensor) -> Tensor:
@@ -78,7 +80,7 @@ def attend_blocks(
     )
     seen = torch.arange(k.shape[2], device=q.device) < lengths[:, None]  # (S, M * B)
     v = v.masked_fill(~seen[:, None, :, None], 0.0)  # what no token wrote may be no number
-    scores = (k @ (q * size**-0.5).to(wide)[..., None])[..., 0]  # (S, H, M * B)
+    scores = (k @ q.to(wide)[..., None])[..., 0] * size**-0.5  # (S, H, M * B)
     weights = scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1)
     mixed: Tensor = weights[:, :, None] @ v
     return mixed[:, :, 0].to(q.dtype)

@@ -87,6 +87,7 @@ def _stream(
         summed = tl.sum(ups, 1).to(narrow).to(tl.float32) * silu
     place = row * OUT + outs
     if ADDS:
+        summed = summed.to(narrow).to(tl.float32)
         summed += tl.load(residual + place, mask=within, other=0.0).to(tl.float32)
     tl.store(out + place, summed.to(narrow), mask=within)
 
