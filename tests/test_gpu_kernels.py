@@ -39,8 +39,15 @@ def test_silu_product(dtype: torch.dtype, rows: int, size: int) -> None:
     assert_close(operations(CUDA).silu_product(x), reference.silu_product(x))
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("shape", [(1,), (3, 577, 80), (2, 4096)])
+def test_quick_gelu(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    x = 4 * normal(*shape, dtype=dtype)
+    assert_close(operations(CUDA).quick_gelu(x), reference.quick_gelu(x))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize("rows", [1, 2, 5, 20])
 @pytest.mark.parametrize(("outs", "ins"), [(37, 41), (1100, 1000), (9216, 3072), (3072, 8192)])
 @pytest.mark.parametrize("adds", [False, True])
 def test_linear(dtype: torch.dtype, rows: int, outs: int, ins: int, adds: bool) -> None:
@@ -53,7 +60,7 @@ def test_linear(dtype: torch.dtype, rows: int, outs: int, ins: int, adds: bool) 
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize("rows", [1, 2, 5, 20])
 @pytest.mark.parametrize(
     ("outs", "ins"), [(74, 41), (1100, 1000), (9216, 3072), (16384, 3072), (2432, 448)]
 )
@@ -98,6 +105,20 @@ def test_store_and_attend(
     assert_close(mixed, reference.attend_blocks(rotated, *other, table, lengths))
 
 
+@pytest.mark.parametrize("heads", [3, 9, 32])
+def test_store_of_many_rows(heads: int) -> None:
+    rows, dtype = 50, torch.bfloat16
+    table = torch.randperm(3 * rows, device=CUDA).int().view(rows, 3)
+    lengths = torch.arange(rows, device=CUDA).int() % 24 + 1
+    qkv = normal(rows, 3 * heads * 96, dtype=dtype)
+    cos, sin = normal(2, rows, 96, dtype=dtype)
+    stores = normal(2, 3 * rows, heads, 8, 96, dtype=dtype)
+    own, other = stores.clone(), stores.clone()
+    rotated = operations(CUDA).rotate_and_store(qkv, cos, sin, *own, table, lengths)
+    assert_close(rotated, reference.rotate_and_store(qkv, cos, sin, *other, table, lengths))
+    assert_close(own, other)
+
+
 @pytest.mark.parametrize(("rows", "length"), [(1, 1), (1, 4097), (2, 31), (40, 700)])
 def test_attention_in_many_parts(rows: int, length: int) -> None:
     width = -(-length // 32)
@@ -108,3 +129,21 @@ def test_attention_in_many_parts(rows: int, length: int) -> None:
     mixed = operations(CUDA).attend_blocks(q, *stores, table, lengths)
     assert_close(mixed, reference.attend_blocks(q, *stores, table, lengths))
     assert torch.equal(mixed, operations(CUDA).attend_blocks(q, *stores, table, lengths))
+
+
+@pytest.mark.parametrize("stored", [None, torch.float8_e4m3fn], ids=["same", "fp8"])
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("rows", "last"), [(2, 2), (7, 40), (16, 4097), (31, 2600), (32, 33)])
+@pytest.mark.parametrize(("heads", "size"), [(3, 96), (5, 16)])
+def test_rows_of_one_sequence(
+    dtype: torch.dtype, rows: int, last: int, heads: int, size: int, stored: torch.dtype | None
+) -> None:
+    """Each sees those before it; a row without a sequence has one token."""
+    width = -(-last // 32)
+    table = torch.randperm(width + 3, device=CUDA).int()[: width + 1]
+    lengths = torch.arange(last - rows + 1, last + 1, dtype=torch.int32, device=CUDA).clamp(min=1)
+    lengths[-1] = 1
+    q = normal(rows, heads, size, dtype=dtype)
+    stores = normal(2, width + 3, heads, 32, size, dtype=dtype).to(stored or dtype)
+    given = (q, *stores, table, lengths)
+    assert_close(operations(CUDA).attend_sequence(*given), reference.attend_sequence(*given))

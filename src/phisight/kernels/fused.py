@@ -7,8 +7,6 @@ them. Tensors are contiguous; dimensions as in `reference`.
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import triton
 import triton.language as tl
@@ -16,11 +14,15 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from phisight.kernels import reference
+from phisight.kernels.attention import attend_blocks, attend_sequence, wide_of
+from phisight.kernels.skinny import skinny, tiles_for
 from phisight.kernels.streamed import starts_early, stream, worth_streaming
 
+__all__ = [
+    "attend_blocks", "attend_sequence", "gated_linear", "linear", "normed_linear", "quick_gelu",
+    "rms_norm", "rotate_and_store", "silu_product",
+]  # fmt: skip
 WARPS = 4
-PROGRAMS = 1024  # of the attention; 512 take 18 % longer at batch 1 on an H100, 2048 3 %
-MOST_SPLITS = 32
 
 
 @triton.jit
@@ -40,7 +42,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     rows, size = x.shape
     out = torch.empty_like(x)
     padded = triton.next_power_of_2(size)
-    _rms_norm[(rows,)](x, weight, out, eps, size, padded, _wide(x.dtype), num_warps=8)
+    _rms_norm[(rows,)](x, weight, out, eps, size, padded, wide_of(x.dtype), num_warps=8)
     return out
 
 
@@ -59,47 +61,71 @@ def silu_product(gate_up: Tensor) -> Tensor:
     rows, size = gate_up.shape[0], gate_up.shape[1] // 2
     out = gate_up.new_empty(rows, size)
     grid = (rows, triton.cdiv(size, 512))
-    _silu_product[grid](gate_up, out, size, 512, _wide(gate_up.dtype), num_warps=WARPS)
+    _silu_product[grid](gate_up, out, size, 512, wide_of(gate_up.dtype), num_warps=WARPS)
+    return out
+
+
+@triton.jit
+def _quick_gelu(x, out, size, BLOCK: tl.constexpr, WIDE: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    narrow = out.dtype.element_ty
+    wide = tl.load(x + at, mask=at < size, other=0.0).to(WIDE)
+    steep = (wide * 1.702).to(narrow).to(WIDE)
+    share = (1.0 / (1.0 + tl.exp(-steep))).to(narrow).to(WIDE)
+    tl.store(out + at, (wide * share).to(narrow), mask=at < size)
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    x, out = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+    grid = (triton.cdiv(x.numel(), 2048),)
+    _quick_gelu[grid](x, out, x.numel(), 2048, wide_of(x.dtype), num_warps=WARPS)
     return out
 
 
 def linear(x: Tensor, weight: Tensor, residual: Tensor | None = None) -> Tensor:
     if worth_streaming(x, weight):
         return stream(x, weight, residual=residual)
+    if (tiles := tiles_for(x, weight)) is not None:
+        return skinny(x, weight, residual=residual, tiles=tiles)
     return reference.linear(x, weight, residual)
 
 
 def normed_linear(x: Tensor, norm: Tensor, eps: float, weight: Tensor) -> Tensor:
     if worth_streaming(x, weight):
         return stream(x, weight, norm=(norm, eps))
-    return reference.linear(rms_norm(x, norm, eps), weight)
+    return linear(rms_norm(x, norm, eps), weight)
 
 
 def gated_linear(x: Tensor, norm: Tensor, eps: float, weight: Tensor) -> Tensor:
     if worth_streaming(x, weight):
         return stream(x, weight, norm=(norm, eps), gated=True)
-    return silu_product(reference.linear(rms_norm(x, norm, eps), weight))
+    normed = rms_norm(x, norm, eps)
+    if (tiles := tiles_for(x, weight)) is not None:
+        return skinny(normed, weight, gated=True, tiles=tiles)
+    return silu_product(reference.linear(normed, weight))
 
 
 @triton.jit
 def _rotate_and_store(
     qkv, cos, sin, keys, values, table, lengths, rotated, width,
-    H: tl.constexpr, B: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr,
-    EARLY: tl.constexpr,
+    H: tl.constexpr, B: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr,
+    HEADS: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    sequence, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    sequence = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
     if EARLY:
         gdc_wait()
         gdc_launch_dependents()
     last = tl.load(lengths + sequence) - 1
     block = tl.load(table + sequence * width + last // B).to(tl.int64)
-    store = ((block * H + head) * B + last % B) * SIZE
+    at = tl.arange(0, PADDED)[None, :]
+    store = ((block * H + head) * B + last % B) * SIZE + at
     HALF: tl.constexpr = SIZE // 2
-    at = tl.arange(0, PADDED)
-    inside, other = at < SIZE, tl.where(at < HALF, at + HALF, at - HALF)
+    other = tl.where(at < HALF, at + HALF, at - HALF)
+    inside = (at < SIZE) & (head < H)
     sign = tl.where(at < HALF, -1.0, 1.0).to(WIDE)
-    a = tl.load(cos + sequence * SIZE + at, mask=inside, other=0.0).to(WIDE)
-    b = tl.load(sin + sequence * SIZE + at, mask=inside, other=0.0).to(WIDE)
+    a = tl.load(cos + sequence * SIZE + at, mask=at < SIZE, other=0.0).to(WIDE)
+    b = tl.load(sin + sequence * SIZE + at, mask=at < SIZE, other=0.0).to(WIDE)
     narrow = rotated.dtype.element_ty
     first = qkv + sequence * 3 * H * SIZE + head * SIZE
     # Each product is rounded, as torch does it operation by operation: with enable_fp_fusion the
@@ -114,11 +140,11 @@ def _rotate_and_store(
     k = ((x * a).to(narrow).to(WIDE) + (y * b).to(narrow).to(WIDE)).to(narrow)
     if keys.dtype.element_ty == tl.float8e4nv:  # no conversion from float64
         k = k.to(tl.float32)
-    tl.store(keys + store + at, k.to(keys.dtype.element_ty), mask=inside)
+    tl.store(keys + store, k.to(keys.dtype.element_ty), mask=inside)
     v = tl.load(first + H * SIZE + at, mask=inside, other=0.0)
     if values.dtype.element_ty == tl.float8e4nv:
         v = v.to(tl.float32)
-    tl.store(values + store + at, v.to(values.dtype.element_ty), mask=inside)
+    tl.store(values + store, v.to(values.dtype.element_ty), mask=inside)
 
 
 def rotate_and_store(
@@ -127,98 +153,10 @@ def rotate_and_store(
 ) -> Tensor:  # fmt: skip
     rows, (heads, block_size, size) = len(qkv), keys.shape[1:]
     rotated, early = qkv.new_empty(rows, heads, size), starts_early(qkv.device)
-    _rotate_and_store[(rows, heads)](
+    together = 1 if rows <= 32 else 8  # heads of a program: programs enough, or fewer of them
+    _rotate_and_store[(rows, triton.cdiv(heads, together))](
         qkv, cos, sin, keys, values, table, lengths, rotated, table.stride(0),
-        heads, block_size, size, triton.next_power_of_2(size), _wide(qkv.dtype), early,
-        num_warps=1, launch_pdl=early, enable_fp_fusion=False,
+        heads, block_size, size, triton.next_power_of_2(size), together, wide_of(qkv.dtype), early,
+        num_warps=1 if together == 1 else WARPS, launch_pdl=early, enable_fp_fusion=False,
     )  # fmt: skip
     return rotated
-
-
-@triton.jit
-def _attend_part(
-    q, keys, values, table, lengths, sums, tops, totals, width,
-    SCALE: tl.constexpr, H: tl.constexpr, B: tl.constexpr, SIZE: tl.constexpr,
-    PADDED: tl.constexpr, TOKENS: tl.constexpr, SPLITS: tl.constexpr, WIDE: tl.constexpr,
-    EARLY: tl.constexpr,
-):  # fmt: skip
-    """One head of one sequence over one part of its blocks: the sum, its maximum and its weight."""
-    sequence, head, part = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
-    if EARLY:
-        gdc_wait()
-        gdc_launch_dependents()
-    length = tl.load(lengths + sequence)
-    blocks = (length + B - 1) // B
-    each = (blocks + SPLITS - 1) // SPLITS
-    at, token = tl.arange(0, PADDED), tl.arange(0, TOKENS)  # B, to a power of two
-    inside = (at < SIZE)[None, :]
-    query = tl.load(q + (sequence * H + head) * SIZE + at, mask=at < SIZE, other=0.0)
-    query = query.to(WIDE) * SCALE
-    top = tl.full((), float("-inf"), WIDE)
-    total = tl.full((), 0.0, WIDE)
-    mixed = tl.zeros((PADDED,), WIDE)
-    for i in range(part * each, tl.minimum(part * each + each, blocks)):
-        block = tl.load(table + sequence * width + i).to(tl.int64)
-        place = ((block * H + head) * B + token)[:, None] * SIZE + at[None, :]
-        stored = (token < B) & (i * B + token < length)
-        mask = stored[:, None] & inside
-        k = tl.load(keys + place, mask=mask, other=0.0)
-        v = tl.load(values + place, mask=mask, other=0.0)
-        if keys.dtype.element_ty == tl.float8e4nv:
-            k, v = k.to(tl.float32), v.to(tl.float32)
-        k, v = k.to(WIDE), v.to(WIDE)
-        scores = tl.where(stored, tl.sum(k * query[None, :], 1), float("-inf"))
-        higher = tl.maximum(top, tl.max(scores))
-        weights = tl.exp(scores - higher)
-        shrink = tl.exp(top - higher)
-        total = total * shrink + tl.sum(weights)
-        mixed = mixed * shrink + tl.sum(weights[:, None] * v, 0)
-        top = higher
-    row = (sequence * H + head) * SPLITS + part
-    tl.store(sums + row * PADDED + at, mixed)
-    tl.store(tops + row, top)
-    tl.store(totals + row, total)
-
-
-@triton.jit
-def _join_parts(
-    sums, tops, totals, out,
-    SIZE: tl.constexpr, PADDED: tl.constexpr, SPLITS: tl.constexpr, EARLY: tl.constexpr,
-):  # fmt: skip
-    row, at, part = tl.program_id(0), tl.arange(0, PADDED), tl.arange(0, SPLITS)
-    if EARLY:
-        gdc_wait()
-        gdc_launch_dependents()
-    top = tl.load(tops + row * SPLITS + part)
-    share = tl.exp(top - tl.max(top))  # of an empty part 0
-    total = tl.sum(share * tl.load(totals + row * SPLITS + part))
-    mixed = tl.load(sums + (row * SPLITS + part)[:, None] * PADDED + at[None, :])
-    joined = tl.sum(mixed * share[:, None], 0) / total
-    tl.store(out + row * SIZE + at, joined.to(out.dtype.element_ty), mask=at < SIZE)
-
-
-def attend_blocks(
-    q: Tensor, keys: Tensor, values: Tensor, table: Tensor, lengths: Tensor
-) -> Tensor:
-    (rows, heads, size), block_size = q.shape, keys.shape[2]
-    padded = triton.next_power_of_2(size)
-    splits = triton.next_power_of_2(max(1, min(MOST_SPLITS, PROGRAMS // (rows * heads))))
-    wide, early = reference.wide_dtype(q.dtype), starts_early(q.device)
-    sums = torch.empty(rows, heads, splits, padded, dtype=wide, device=q.device)
-    tops, totals = torch.empty(2, rows, heads, splits, dtype=wide, device=q.device)
-    _attend_part[(rows, heads, splits)](
-        q, keys, values, table, lengths, sums, tops, totals, table.stride(0), size**-0.5,
-        heads, block_size, size, padded, triton.next_power_of_2(block_size), splits,
-        _wide(q.dtype), early,
-        num_warps=WARPS, launch_pdl=early,
-    )  # fmt: skip
-    out = torch.empty_like(q)
-    _join_parts[(rows * heads,)](
-        sums, tops, totals, out, size, padded, splits, early, num_warps=WARPS, launch_pdl=early
-    )
-    return out
-
-
-@functools.cache
-def _wide(dtype: torch.dtype) -> tl.dtype:
-    return tl.float64 if dtype == torch.float64 else tl.float32

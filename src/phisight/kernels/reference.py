@@ -29,6 +29,11 @@ def silu_product(gate_up: Tensor) -> Tensor:
     return up * functional.silu(gate)
 
 
+def quick_gelu(x: Tensor) -> Tensor:
+    """Of any shape: x * sigmoid(1.702 x), each operation rounded."""
+    return x * torch.sigmoid(1.702 * x)
+
+
 def linear(x: Tensor, weight: Tensor, residual: Tensor | None = None) -> Tensor:
     """(S, in) by an (out, in) weight to (S, out), rounded, then added to a residual.
 
@@ -84,6 +89,16 @@ def attend_blocks(
     weights = scores.masked_fill(~seen[:, None], -torch.inf).softmax(-1)
     mixed: Tensor = weights[:, :, None] @ v
     return mixed[:, :, 0].to(q.dtype)
+
+
+def attend_sequence(
+    q: Tensor, keys: Tensor, values: Tensor, table: Tensor, lengths: Tensor
+) -> Tensor:
+    """`attend_blocks` of rows that are all of one sequence, whose `table` is (M,).
+
+    Beside it a rounding of the weights to the rows' dtype, if that is bfloat16 or float16.
+    """
+    return attend_blocks(q, keys, values, table.expand(len(q), -1), lengths)
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
