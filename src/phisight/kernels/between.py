@@ -1,5 +1,6 @@
 """What stands between the matrix products of a layer: one pass in the compiled kernels where the
-numbers are bfloat16 and nothing is traced or differentiated, else plain torch.
+numbers are bfloat16 and nothing is traced or differentiated, else plain torch. (CLIP's activation
+is one pass on CUDA too.)
 
 Dimensions: D hidden size, I intermediate size, N sequences, T tokens, H heads, d head size.
 """
@@ -12,13 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from phisight.kernels import native, native_attention, reference
+from phisight.kernels import native, native_attention, operations, reference
 
 
 def quick_gelu(x: Tensor) -> Tensor:
     """x * sigmoid(1.702 x), CLIP's activation, of (..., I)."""
+    if x.is_cuda and torch.is_inference_mode_enabled():
+        made: Tensor = operations(x.device).quick_gelu(x)
+        return made
     if not _takes(x):
-        return x * torch.sigmoid(1.702 * x)
+        return reference.quick_gelu(x)
     y = torch.empty_like(x)
     native.built().phisight_quick_gelu(native.at(x), native.at(y), *_sizes(y))
     return y
