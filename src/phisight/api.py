@@ -75,8 +75,8 @@ def load(
     ):
         network = load_model(folder.path, config, device=placement.device, dtype=placement.dtype)
         identity = identity_of(network, folder.path) if serving.cache_dir is not None else None
-        loop = EngineLoop(Engine(network, serving, identity=identity))
-    return Model(folder, config, network, processor, placement, loop)
+        made = Engine(network, serving, identity=identity)
+    return Model(folder, config, network, processor, placement.noting(made.note), EngineLoop(made))
 
 
 class Model:

@@ -41,7 +41,7 @@ def check_limits(options: Any) -> None:
         kind = str(field.type)
         if (value is None and "None" in kind) or "Sequence" in kind or "Mapping" in kind:
             continue
-        if kind == "bool":
+        if kind.startswith("bool"):
             if not isinstance(value, bool):
                 raise OptionError(f"{field.name}={brief(value)}: expected True or False")
             continue

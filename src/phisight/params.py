@@ -157,7 +157,7 @@ class EngineOptions(TypedDict, total=False):
     cache_dir: str | os.PathLike[str] | None
     cache_disk: float
     speculate: int
-    fused: bool
+    fused: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,10 +202,10 @@ class EngineConfig:
         minimum=0,
         maximum=16,
     )
-    fused: bool = option(
+    fused: bool | None = option(
         False,
-        "Read with fused kernels, few tokens as one CUDA graph (CUDA with Triton only). On trial: "
-        "faster, but one of its checks on a GPU came out at its very bound.",
+        "Read with fused kernels, few tokens as one CUDA graph (CUDA with Triton only); None: where"
+        " they run. On trial: faster, but the last of its checks on a GPU was not seen to pass.",
     )
 
     def __post_init__(self) -> None:

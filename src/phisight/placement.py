@@ -5,6 +5,7 @@ The only place that looks for devices; the reason is always given, so that no ch
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,11 @@ class Placement:
     device: torch.device
     dtype: torch.dtype
     reason: str
+
+    def noting(self, more: str) -> Placement:
+        """With one more thing that the caller did not choose; as it is if there is nothing."""
+        reason = "; ".join(part for part in (self.reason, more) if part)
+        return dataclasses.replace(self, reason=reason)
 
     def __str__(self) -> str:
         name = f"{self.device}, {str(self.dtype).removeprefix('torch.')}"

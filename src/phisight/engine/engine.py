@@ -26,7 +26,7 @@ from phisight.engine.scheduler import Limits, Plan, Scheduler
 from phisight.engine.sequence import Sequence
 from phisight.engine.speculation import lookup
 from phisight.errors import BudgetError, DeviceError
-from phisight.kernels import fused_fault
+from phisight.kernels import fused_fault, steps_note
 from phisight.model.memory import is_out_of_memory
 from phisight.model.phi3v import Crops, EncodedImage, Phi3V
 from phisight.params import EngineConfig
@@ -45,25 +45,29 @@ class Engine:
         identity: bytes | None = None,
     ) -> None:
         self._model, self.config = model, config or EngineConfig()
-        if self.config.fused and (fault := fused_fault(model.device)):
+        fault = fused_fault(model.device)
+        if self.config.fused and fault:
             raise DeviceError(f"fused=True: {fault}; leave it out")
+        self.is_fused = fault is None if self.config.fused is None else self.config.fused
+        # What to say of it where the caller has not chosen.
+        self.note = "" if self.config.fused is not None else steps_note(model.device, fault)
         self.shape = shape or cache_shape(model, self.config)
         self.images = ImageCache(self.config.image_memory * 2**30)
         num_blocks, size = self.shape.num_blocks, self.shape.block_size
         # With one block more than is lent: what a graph's rows without a sequence write goes there.
         cache = PagedCache(
             model.config,
-            num_blocks + self.config.fused,
+            num_blocks + self.is_fused,
             size,
             device=model.device,
             dtype=self.shape.dtype,
         )
         decoder = None
-        if self.config.fused:
+        if self.is_fused:
             most = min(256, self.config.max_batch * (1 + self.config.speculate))
             decoder = Decoder(model, cache, most, spare=num_blocks)
         self._runner = Runner(model, cache, self.images, decoder)
-        disk = open_disk(self.config, self.shape, model, identity)
+        disk = open_disk(self.config, self.shape, model, identity, fused=self.is_fused)
         self.kept = Kept(self.images, cache, disk, model)
         limits = Limits(
             max_batch=self.config.max_batch,

@@ -30,13 +30,13 @@ _HEADER = 1024  # bytes of a file beside its tensor, at most
 
 
 def open_disk(
-    config: EngineConfig, shape: CacheShape, model: Phi3V, identity: bytes | None
+    config: EngineConfig, shape: CacheShape, model: Phi3V, identity: bytes | None, *, fused: bool
 ) -> DiskCache | None:
     """What is kept there fits the same weights, computed and stored in the same way, alone."""
     if config.cache_dir is None:
         return None
     assert identity is not None, "of which model?"
-    ways = f"{model.device.type} {shape.dtype} {shape.block_size} {config.fused}"
+    ways = f"{model.device.type} {shape.dtype} {shape.block_size} {fused}"
     name = hashlib.sha256(identity + ways.encode()).digest()[:16]
     return DiskCache(config.cache_dir, config.cache_disk * 2**30, name)
 

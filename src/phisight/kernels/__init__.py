@@ -31,6 +31,13 @@ def fused_fault(device: torch.device) -> str | None:
     return None
 
 
+def steps_note(device: torch.device, fault: str | None) -> str:
+    """How steps run there and why; empty where there is no choice."""
+    if device.type != "cuda":
+        return ""
+    return "steps in fused kernels" if fault is None else f"no fused kernels: {fault}"
+
+
 def has_fused(device: torch.device) -> bool:
     return fused_fault(device) is None
 
