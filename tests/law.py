@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import micro
@@ -109,12 +109,18 @@ def expected(model: Phi3V, request: Request) -> list[int]:
     return sampler.ids
 
 
+def without_options(request: Request) -> Request:
+    """The likeliest token each time, so that a step can follow another on the device."""
+    return replace(request, params=SamplingParams(max_tokens=2 * request.params.max_tokens))
+
+
 def engine_of(
     model: Phi3V,
     rng: random.Random,
     wanted: Sequence[Request],
     *,
     fused: bool,
+    plain: bool,
     cache_dir: Path | None,
 ) -> Engine:
     """With options drawn anew, and a cache that is now roomy, now just enough for one."""
@@ -123,7 +129,7 @@ def engine_of(
         chunk_tokens=rng.choice([1, 2, 3, 5, 8, 16, 10**6]),
         prefix_cache=rng.random() < 0.7,
         image_memory=rng.choice([0.0, 1.0]),
-        speculate=rng.choice([0, 0, 1, 3, 5]),
+        speculate=rng.choice([0, 0, 1, 3, 5]) * (not plain),
         fused=fused,
         cache_dir=None if cache_dir is None else str(cache_dir),
     )
@@ -138,6 +144,7 @@ def run(
     seed: int,
     *,
     fused: bool = False,
+    plain: bool = False,
     cache_dir: Path | None = None,
     known: dict[int, list[int]] | None = None,
 ) -> dict[str, int]:
@@ -149,7 +156,9 @@ def run(
     known = {} if known is None else known
     rng = random.Random(seed)
     wanted = requests(rng)
-    engine = engine_of(model, rng, wanted, fused=fused, cache_dir=cache_dir)
+    if plain:
+        wanted = [without_options(request) for request in wanted]
+    engine = engine_of(model, rng, wanted, fused=fused, plain=plain, cache_dir=cache_dir)
     cases = [
         Case(
             request,

@@ -15,7 +15,8 @@ import torch
 from phisight.engine import engine as engine_module
 from phisight.engine import graphs
 from phisight.engine.cache import PagedCache
-from phisight.engine.graphs import Decoder, Row, sizes_up_to
+from phisight.engine.graphs import Decoder, sizes_up_to
+from phisight.engine.inputs import Row
 from phisight.model.phi3v import Phi3V
 
 
@@ -31,13 +32,29 @@ def test_law_on_random_mixes(
 ) -> None:
     """With room for few rows, most of what is not one token a sequence is read without a graph."""
     used = Counter()
-    for method in (Decoder.step, Decoder.read):
+    for method in (Decoder.step, Decoder.next_step, Decoder.read):
         monkeypatch.setattr(Decoder, method.__name__, counting(method, used))
     monkeypatch.setattr(graphs, "LEAST", least)
     monkeypatch.setattr(engine_module, "fused_fault", lambda device: None)
     for seed in range(first, first + 10):
         law.run(small, seed, fused=True)
     assert used[name] > times
+
+
+@pytest.mark.parametrize("first", range(0, 20, 10))
+def test_law_where_steps_are_launched_ahead(
+    small: Phi3V, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the last one's tokens are read: requests come, end, are cancelled and cross the
+    border meanwhile, and blocks run out."""
+    used = Counter()
+    for owner, name in ((Decoder, "next_step"), (engine_module.Engine, "step")):
+        monkeypatch.setattr(owner, name, counting(getattr(owner, name), used))
+    monkeypatch.setattr(engine_module, "fused_fault", lambda device: None)
+    totals = [law.run(small, seed, fused=True, plain=True) for seed in range(first, first + 10)]
+    assert used["next_step"] > used["step"] / 10
+    for name in totals[0]:
+        assert sum(seen[name] for seen in totals) > 0, name
 
 
 def counting(method: Callable[..., Any], used: Counter[str]) -> Callable[..., Any]:
@@ -59,9 +76,9 @@ def test_rows_without_a_sequence_touch_the_spare_block_alone(small: Phi3V) -> No
     cache.clear(range(4))
     decoder = Decoder(small, cache, most=4, spare=3)
     for blocks in ([0], [0], [2]):
-        logits, plain = decoder.step([Row(5, 1, False, blocks)] * 3)
-        assert plain.tolist()[2] == logits.argmax(-1).tolist()
-        assert logits.shape == (3, small.config.vocab_size)
-        assert torch.equal(logits[0], logits[2])
+        step = decoder.step([Row(5, 1, False, blocks)] * 3)
+        assert step.told().tolist()[2] == step.logits.argmax(-1).tolist()
+        assert step.logits.shape == (3, small.config.vocab_size)
+        assert torch.equal(step.logits[0], step.logits[2])
     written = cache.keys.abs().amax((0, 2, 3, 4)) > 0
     assert written.tolist() == [True, False, True, True]

@@ -11,10 +11,11 @@ import torch
 from phisight.engine.cache import PagedCache, Part
 from phisight.engine.capacity import CHUNK_CROPS, CacheShape
 from phisight.engine.engine import Engine
+from phisight.engine.plan import Plan
 from phisight.engine.request import FinishReason, Request, StepOutput, Token
 from phisight.engine.runner import Runner
 from phisight.engine.sampling import Sampler
-from phisight.engine.scheduler import Plan, Scheduler
+from phisight.engine.scheduler import Scheduler
 from phisight.engine.sequence import Slice
 from phisight.errors import BudgetError, DeviceError
 from phisight.model.phi3v import Crops, Phi3V

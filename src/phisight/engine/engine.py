@@ -12,17 +12,19 @@ from functools import partial
 
 import torch
 
+from phisight.engine import capacity
+from phisight.engine.ahead import Reader
 from phisight.engine.blocks import BlockPool
 from phisight.engine.cache import PagedCache, bytes_per_block
-from phisight.engine.capacity import CHUNK_CROPS, CacheShape, cache_shape, check_fits, chunk_tokens
+from phisight.engine.capacity import CacheShape
 from phisight.engine.graphs import Decoder
 from phisight.engine.images import ImageCache
 from phisight.engine.job import Job
 from phisight.engine.kept import Kept, open_disk
+from phisight.engine.plan import Limits, Plan
 from phisight.engine.request import Progress, Request, StepOutput
 from phisight.engine.runner import Runner
-from phisight.engine.sampling import Pick, pick
-from phisight.engine.scheduler import Limits, Plan, Scheduler
+from phisight.engine.scheduler import Scheduler
 from phisight.engine.sequence import Sequence
 from phisight.engine.speculation import lookup
 from phisight.errors import BudgetError, DeviceError
@@ -51,7 +53,7 @@ class Engine:
         self.is_fused = fault is None if self.config.fused is None else self.config.fused
         # What to say of it where the caller has not chosen.
         self.note = "" if self.config.fused is not None else steps_note(model.device, fault)
-        self.shape = shape or cache_shape(model, self.config)
+        self.shape = shape or capacity.cache_shape(model, self.config)
         self.images = ImageCache(self.config.image_memory * 2**30)
         num_blocks, size = self.shape.num_blocks, self.shape.block_size
         # With one block more than is lent: what a graph's rows without a sequence write goes there.
@@ -62,17 +64,15 @@ class Engine:
             device=model.device,
             dtype=self.shape.dtype,
         )
-        decoder = None
-        if self.is_fused:
-            most = min(256, self.config.max_batch * (1 + self.config.speculate))
-            decoder = Decoder(model, cache, most, spare=num_blocks)
+        most = min(256, self.config.max_batch * (1 + self.config.speculate))
+        decoder = Decoder(model, cache, most, spare=num_blocks) if self.is_fused else None
         self._runner = Runner(model, cache, self.images, decoder)
         disk = open_disk(self.config, self.shape, model, identity, fused=self.is_fused)
         self.kept = Kept(self.images, cache, disk, model)
         limits = Limits(
             max_batch=self.config.max_batch,
-            chunk_tokens=chunk_tokens(self.config, model.device),
-            chunk_crops=CHUNK_CROPS,
+            chunk_tokens=capacity.chunk_tokens(self.config, model.device),
+            chunk_crops=capacity.CHUNK_CROPS,
             short_reach=model.config.rope.original_max_positions,
             reuse=self.config.prefix_cache,
         )
@@ -88,6 +88,7 @@ class Engine:
             is_encoded=self.kept.has_picture,
             fetch=self.kept.fetch,
         )
+        self._reader = Reader(self._runner, self.scheduler, goes_ahead=not self.config.speculate)
 
     def take_thread(self) -> None:
         """To be called once by the thread that will step: Triton and graphs go by its device."""
@@ -104,7 +105,7 @@ class Engine:
 
     def check_fits(self, num_tokens: int, max_tokens: int) -> None:
         """Raise BudgetError if a prompt of so many tokens and its answer can never be held."""
-        check_fits(self._model, self.shape, num_tokens, max_tokens)
+        capacity.check_fits(self._model, self.shape, num_tokens, max_tokens)
 
     def add(self, request: Request) -> int:
         """Queue a request; its id. Raises BudgetError if it can never be answered."""
@@ -136,6 +137,7 @@ class Engine:
 
     def forget(self) -> None:
         """Find nothing of earlier requests again: to be called where weights may have changed."""
+        self._reader.forget()
         self.scheduler.pool.forget_all()
         self.images.forget()
 
@@ -173,10 +175,12 @@ class Engine:
         jobs = [self._jobs[part.sequence.request_id] for part in plan.slices]
         try:
             self._encode(plan)
-            picks = self._read(plan, jobs)
+            picks = self._reader.read(plan, jobs)
         except Exception as error:
+            self._reader.forget()
             return self._failed(plan, error)
         except BaseException:  # an interrupt: nothing of this step counts, and all may go on
+            self._reader.forget()
             self.scheduler.undo(plan)
             raise
         self.scheduler.commit(plan)
@@ -208,22 +212,6 @@ class Engine:
             job.saw(time.perf_counter() - began)
         for picture in pictures:
             self.kept.keep_picture(picture.key)
-
-    def _read(self, plan: Plan, jobs: list[Job]) -> list[list[Pick | Exception]]:
-        """The plan's slices; for each, the picks after its last token and after its guesses."""
-        if not plan.slices:
-            return []
-        began = time.perf_counter()
-        for job in jobs:
-            job.start(began)
-        rows = self._runner.read(plan.slices, plan.new_blocks)
-        asked = [
-            (job.sampler, part.guesses[:count])
-            for job, part, own in zip(jobs, plan.slices, rows.of, strict=True)
-            for count in range(len(own))
-        ]
-        picks = pick(rows.logits, asked, rows.plain) if asked else []
-        return [[picks[row] for row in own] for own in rows.of]
 
     def _failed(self, plan: Plan, error: Exception) -> list[StepOutput]:
         """One alone: it ends with the error. Several: each is tried alone, to find whose it is."""

@@ -1,9 +1,9 @@
 """Steps without the modules' many small kernels: an order of operations of their own.
 
 Owns that order, and on CUDA the graphs of small steps: one for each of a few sizes, captured when
-first used, all over the same buffers. Ids, lengths and block tables are put into
-those; everything else follows from them on the device. Keys and values of all rows are written
-before any are read, so that a row may follow another of the same sequence.
+first used, all over the same `inputs`, from which everything else follows on the device. Keys and
+values of all rows are written before any are read, so that a row may follow another of the same
+sequence.
 
 Dimensions: S rows, padded to a size; M blocks of the longest context.
 """
@@ -13,12 +13,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from phisight.engine.cache import PagedCache, Part
+from phisight.engine.inputs import Inputs, Row
 from phisight.engine.sampling import likeliest
 from phisight.kernels import operations
 from phisight.model.decoder import DecoderLayer, widened
@@ -30,17 +30,23 @@ Mix = Callable[[Tensor, int], Tensor]  # (S, H, d) queries of a layer to what th
 LEAST = 32  # rows that there is room for: a short question about what has been read
 
 
-class Row(NamedTuple):
-    """A token to be read, the last of `length` ones of its sequence.
+class Step:
+    """What a step has computed, or is about to.
 
-    An image token's id is negative and `feature`, (D,), is what stands in its place.
+    `logits` (S, V) after each row, and `plain`, `likeliest` of them, are good until the next step.
     """
 
-    token_id: int
-    length: int
-    is_long: bool
-    blocks: Sequence[int]
-    feature: Tensor | None = None
+    def __init__(
+        self, logits: Tensor, plain: Tensor, told: Tensor, done: torch.cuda.Event | None
+    ) -> None:
+        self.logits, self.plain = logits, plain
+        self._told, self._done = told, done
+
+    def told(self) -> Tensor:
+        """`plain` on the host; waits for it. Good until the step after the next."""
+        if self._done is not None:
+            self._done.synchronize()
+        return self._told
 
 
 class Decoder:
@@ -53,67 +59,65 @@ class Decoder:
         on_cuda = model.device.type == "cuda"
         self._sizes = sizes_up_to(max(most, LEAST))
         self.most = most = self._sizes[-1]
+        features = torch.zeros(
+            most, model.config.hidden_size, dtype=model.dtype, device=model.device
+        )
         width = -(-model.config.max_positions // cache.block_size)
-        # A copy on the host of what is on the device; pinned, so that copying waits for nothing.
-        self._host = torch.zeros(3, most, dtype=torch.int32, pin_memory=on_cuda)
-        self._host_table = torch.full((most, width), spare, dtype=torch.int32, pin_memory=on_cuda)
-        self._inputs = self._host.to(model.device)  # ids, lengths, whether long
-        self._table = self._host_table.to(model.device)
-        width = model.config.hidden_size
-        self._features = torch.zeros(most, width, dtype=model.dtype, device=model.device)
-        self._held: list[list[int]] = [[] for _ in range(most)]  # blocks of each row's table
-        self._copied = torch.cuda.Event() if on_cuda else None
+        self._inputs = Inputs(most, width, spare, features)
+        # Two, since one is read while the next step writes the other. Flat, since a copy to a part
+        # of rows would go by way of other memory, and wait for it.
+        self._told = [torch.zeros(3 * most, dtype=torch.int64, pin_memory=on_cuda) for _ in "ab"]
+        self._done = [torch.cuda.Event() if on_cuda else None for _ in range(2)]
         self._beside = torch.cuda.Stream(model.device) if on_cuda else None
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
+        self._graphs: dict[tuple[int, bool], tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
 
     @torch.inference_mode()
-    def step(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-        """Store every token's keys and values; (S, V) logits after each, and `likeliest` of them.
+    def step(self, rows: Sequence[Row]) -> Step:
+        """Store every token's keys and values, and compute what comes after each.
 
-        Good until the next step. At most `most` rows.
+        At most `most` rows.
         """
-        count = len(rows)
-        size = next(size for size in self._sizes if size >= count)
-        self._put(rows, size)
-        if self._model.device.type != "cuda":
-            logits, plain = self._run(size)
+        size = next(size for size in self._sizes if size >= len(rows))
+        together = len(rows) > 1 and all(row.blocks is rows[0].blocks for row in rows)
+        if self._beside is not None and (size, together) not in self._graphs:
+            self._inputs.put((), size)  # what runs while it is captured touches no sequence
+            self._graphs[size, together] = self._captured(size, together)
+        self._inputs.put(rows, size)
+        return self._launched(len(rows), size, together)
+
+    @torch.inference_mode()
+    def next_step(self, blocks: Sequence[Sequence[int]]) -> Step:
+        """The step after the last one, its rows each followed by its likeliest token.
+
+        Those ids need not have been read. `blocks` are the rows', with room for a token more; no
+        two are one sequence's.
+        """
+        self._inputs.extend(blocks)
+        size = next(size for size in self._sizes if size >= len(blocks))
+        return self._launched(len(blocks), size, False)
+
+    def _launched(self, count: int, size: int, together: bool) -> Step:
+        """`together`: the rows are all of one sequence, and share what they read of it."""
+        if self._beside is None:
+            logits, plain = self._run(size, together)
         else:
-            if size not in self._graphs:
-                self._graphs[size] = self._captured(size)
-            graph, logits, plain = self._graphs[size]
+            graph, logits, plain = self._graphs[size, together]
             graph.replay()
-        return logits[:count], plain[:, :count]
+        self._told.reverse()
+        self._done.reverse()
+        told, done = self._told[0][: 3 * size].view(3, size), self._done[0]
+        told.copy_(plain, non_blocking=True)
+        if done is not None:
+            done.record()
+        return Step(logits[:count], plain[:, :count], told[:, :count], done)
 
-    def _put(self, rows: Sequence[Row], size: int) -> None:
-        if self._copied is not None:
-            self._copied.synchronize()  # a step that gives no token ends unseen
-        rest = size - len(rows)
-        ids = [row.token_id for row in rows] + [0] * rest
-        lengths = [row.length for row in rows] + [1] * rest
-        are_long = [int(row.is_long) for row in rows] + [0] * rest
-        self._host[:, :size] = torch.tensor([ids, lengths, are_long], dtype=torch.int32)
-        self._inputs.copy_(self._host, non_blocking=True)  # whole: a part of it is not contiguous
-        for i in range(size):
-            blocks = list(rows[i].blocks) if i < len(rows) else [self._spare]
-            if blocks != self._held[i]:
-                part = (i, slice(0, len(blocks)))
-                self._host_table[part] = torch.tensor(blocks, dtype=torch.int32)
-                self._table[part].copy_(self._host_table[part], non_blocking=True)
-                self._held[i] = blocks
-        if self._copied is not None:
-            self._copied.record()
-        features = {i: row.feature for i, row in enumerate(rows) if row.feature is not None}
-        if features:
-            at = torch.tensor(list(features), device=self._features.device)
-            self._features[at] = torch.stack(list(features.values())).to(self._features)
-
-    def _captured(self, size: int) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
+    def _captured(self, size: int, together: bool) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
         """A graph of the step at one batch size, and where its results will be."""
         here, beside = torch.cuda.current_stream(), self._beside
         assert beside is not None
         beside.wait_stream(here)
         with torch.cuda.stream(beside):
-            self._run(size)  # kernels are compiled and libraries set up outside the capture
+            self._run(size, together)  # kernels are compiled, libraries set up outside the capture
         here.wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
         pool = next((graph.pool() for graph, *_ in self._graphs.values()), None)
@@ -123,26 +127,35 @@ class Decoder:
             torch.cuda.stream(here),
             torch.cuda.graph(graph, pool, beside, capture_error_mode="thread_local"),
         ):
-            logits, plain = self._run(size)
+            logits, plain = self._run(size, together)
         return graph, logits, plain
 
-    def _run(self, size: int) -> tuple[Tensor, Tensor]:
+    def _run(self, size: int, together: bool) -> tuple[Tensor, Tensor]:
         model, run = self._model, self._operations
-        ids, lengths, is_long = (row[:size] for row in self._inputs)
-        table = self._table[:size]
+        ids, lengths, is_long = self._inputs.rows(size)
+        table = self._inputs.table[:size]
         written = model.model.embed_tokens(ids.clamp(min=0))  # (S, D)
-        x = torch.where((ids < 0)[:, None], self._features[:size], written)
+        x = torch.where((ids < 0)[:, None], self._inputs.features[:size], written)
         angles = self._rope.rotation_at((lengths - 1)[:, None], is_long.bool(), x.dtype)
         cos, sin = angles.cos[:, 0].contiguous(), angles.sin[:, 0].contiguous()  # (S, d)
         mix = partial(self._attend_rows, table=table, lengths=lengths)
+        if together:
+            mix = partial(self._attend_sequence, table=table[0], lengths=lengths)
         x = self._layers(x, cos, sin, table, lengths, mix)
         norm = model.model.norm
         logits = widened(run.normed_linear(x, norm.weight, norm.eps, model.lm_head.weight))
-        return logits, likeliest(logits, logits)
+        plain = likeliest(logits, logits)
+        self._inputs.follow(plain[2])
+        return logits, plain
 
     def _attend_rows(self, q: Tensor, number: int, *, table: Tensor, lengths: Tensor) -> Tensor:
         keys, values = self._cache.keys[number], self._cache.values[number]
         mixed: Tensor = self._operations.attend_blocks(q, keys, values, table, lengths)
+        return mixed
+
+    def _attend_sequence(self, q: Tensor, number: int, *, table: Tensor, lengths: Tensor) -> Tensor:
+        keys, values = self._cache.keys[number], self._cache.values[number]
+        mixed: Tensor = self._operations.attend_sequence(q, keys, values, table, lengths)
         return mixed
 
     @torch.inference_mode()

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from phisight.engine.cache import PagedCache, Part
-from phisight.engine.graphs import Decoder, Row
+from phisight.engine.graphs import Decoder, Step
 from phisight.engine.images import ImageCache
+from phisight.engine.inputs import Row
 from phisight.engine.sequence import Slice
 from phisight.model.phi3v import Crops, Phi3V
 from phisight.model.rope import Rotation
@@ -24,11 +25,12 @@ from phisight.model.rope import Rotation
 @dataclass(frozen=True)
 class Rows:
     """Logits of a step, (rows, V), for each slice which rows are its own, and `sampling.likeliest`
-    of them where it has been computed."""
+    of them where it has been computed. `step` is what gave them, if all its rows are wanted."""
 
     logits: Tensor
     of: list[range]
     plain: Tensor | None = None
+    step: Step | None = None
 
 
 class Runner:
@@ -59,14 +61,15 @@ class Runner:
         """Store every slice's keys and values; logits after the last token of those that give one,
         and after each of their guesses."""
         model, device = self._model, self._model.device
-        self._cache.clear(new_blocks)
+        if self._decoder is None:  # whose operations read nothing that has not been written
+            self._cache.clear(new_blocks)
         wanted, of = _wanted(slices)
         at = torch.tensor(wanted, device=device, dtype=torch.long)
         if self._decoder is not None and _size(slices) <= self._decoder.most:
-            logits, plain = self._decoder.step(self._rows(slices))
-            if len(wanted) < len(logits):
-                logits, plain = logits[at], plain[:, at]
-            return Rows(logits, of, plain)
+            step = self._decoder.step(self._rows(slices))
+            if len(wanted) == len(step.logits):
+                return Rows(step.logits, of, step.plain, step)
+            return Rows(step.logits[at], of, step.plain[:, at])
         slots: list[int] = []
         pieces: list[Tensor] = []
         positions: list[int] = []
@@ -90,6 +93,11 @@ class Runner:
         else:
             hidden = model(x, rotation, self._cache.attention(parts))
         return Rows(model.logits(hidden[at]), of)
+
+    def read_next(self, slices: Sequence[Slice]) -> Step:
+        """After a step of these slices, one token each, another: each one's likeliest token."""
+        assert self._decoder is not None
+        return self._decoder.next_step([part.sequence.blocks for part in slices])
 
     def _rows(self, slices: Sequence[Slice]) -> list[Row]:
         """All tokens of a step."""

@@ -59,6 +59,18 @@ class Sampler:
         self._seen = {token for token in prompt_ids if token >= 0}
         self._allowed = allowed_tokens
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the likeliest token of the logits as they are is all there is to choose."""
+        params = self.params
+        return (
+            not params.temperature
+            and params.repetition_penalty == 1.0
+            and not (params.presence_penalty or params.frequency_penalty or params.logit_bias)
+            and self._allowed is None
+            and params.logprobs is None
+        )
+
     def append(self, token_id: int) -> None:
         """The answer has one more token."""
         self.ids.append(token_id)
@@ -96,6 +108,14 @@ def likeliest(logits: Tensor, scores: Tensor) -> Tensor:
     return torch.stack([finite.long(), best_score.isfinite().long(), token_ids])
 
 
+def pick_plain(likely: Tensor) -> list[Pick | CheckpointError | OptionError]:
+    """As `pick`, of (3, R) `likeliest`, for rows whose samplers are all plain."""
+    return [
+        Pick(token_id) if finite and possible else _failure(bool(finite))
+        for finite, possible, token_id in zip(*likely.tolist(), strict=True)
+    ]
+
+
 def pick(
     logits: Tensor,
     rows: Sequence[tuple[Sampler, Sequence[int]]],
@@ -107,6 +127,8 @@ def pick(
     instead; -inf is a token that never comes. `plain` is `likeliest` of the logits as they are,
     where the step has it.
     """
+    if not rows:
+        return []  # and nothing to wait for
     given = list(logits)
     changed = [row[0].changed(one, row[1]) for one, row in zip(given, rows, strict=True)]
     same = all(new is old for new, old in zip(changed, given, strict=True))

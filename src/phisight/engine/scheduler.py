@@ -8,31 +8,10 @@ keys must be those of the long ones. Knows nothing of tensors.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from phisight.engine.blocks import BlockPool
+from phisight.engine.plan import Limits, Plan
 from phisight.engine.sequence import Sequence, Slice
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of one step."""
-
-    max_batch: int  # sequences that run at once
-    chunk_tokens: int  # of prompts, in all
-    chunk_crops: int  # of pictures to encode, though always one picture
-    short_reach: int  # tokens up to which a sequence takes the short RoPE factors
-    reuse: bool = True  # whether stored prefixes are found again
-
-
-@dataclass
-class Plan:
-    """One step: pictures to encode first (sequence and number from 0), then slices to read."""
-
-    images: list[tuple[Sequence, int]] = field(default_factory=list)
-    slices: list[Slice] = field(default_factory=list)
-    new_blocks: list[int] = field(default_factory=list)  # blank until now
-    named: list[int] = field(default_factory=list)  # findable from this step on
 
 
 class Scheduler:
@@ -107,6 +86,25 @@ class Scheduler:
                 self._send_back(sequence)
         self._suspects = broken + [other for other in self._suspects if other not in broken]
         return broken
+
+    def reserve(self, plan: Plan) -> bool:
+        """Take blocks for the step after a plan before its tokens are known, blank or not; False,
+        and none taken, unless that step can only be one more token of every sequence in the plan.
+        """
+        same = [p.sequence for p in plan.slices if p.gives_token and p.count + len(p.guesses) == 1]
+        full = not self.waiting or len(self.running) >= self._limits.max_batch
+        if same != self.running or not full or plan.images or self._suspects:
+            return False
+        total = [len(sequence) + 1 for sequence in same]
+        for sequence, length in zip(same, total, strict=True):
+            if length > self._limits.short_reach and not sequence.is_long:
+                return False  # it is about to be read again
+        missing = [s.blocks_for(n) - len(s.blocks) for s, n in zip(same, total, strict=True)]
+        if sum(missing) > self.pool.num_free:
+            return False
+        for sequence, length in zip(same, total, strict=True):
+            self._grow(Plan(), sequence, length)
+        return True
 
     def check(self) -> None:
         """Assert what must hold between steps."""

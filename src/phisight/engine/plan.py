@@ -1,0 +1,28 @@
+"""What a step is to do, as the scheduler tells it to the runner. Knows nothing of tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from phisight.engine.sequence import Sequence, Slice
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one step."""
+
+    max_batch: int  # sequences that run at once
+    chunk_tokens: int  # of prompts, in all
+    chunk_crops: int  # of pictures to encode, though always one picture
+    short_reach: int  # tokens up to which a sequence takes the short RoPE factors
+    reuse: bool = True  # whether stored prefixes are found again
+
+
+@dataclass
+class Plan:
+    """One step: pictures to encode first (sequence and number from 0), then slices to read."""
+
+    images: list[tuple[Sequence, int]] = field(default_factory=list)
+    slices: list[Slice] = field(default_factory=list)
+    new_blocks: list[int] = field(default_factory=list)  # blank until now
+    named: list[int] = field(default_factory=list)  # findable from this step on
