@@ -8,6 +8,7 @@ import micro
 import pytest
 import torch
 
+from phisight.engine import capacity
 from phisight.engine.cache import PagedCache, Part
 from phisight.engine.capacity import CHUNK_CROPS, CacheShape
 from phisight.engine.engine import Engine
@@ -244,6 +245,21 @@ def test_a_running_stream_waits_for_one_chunk_at_most(
     assert max(reads.tokens) <= 16
     assert max(reads.crops) <= CHUNK_CROPS
     assert sum(reads.crops) == 72, "each picture once"
+
+
+def test_a_prompt_is_read_in_larger_pieces_where_nobody_waits(
+    small: Phi3V, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "alone_tokens", lambda config, device: 32)
+    engine = engine_of(small, chunk_tokens=16)
+    reads = Reads(monkeypatch)
+    engine.add(asking([3] * 38, 2))
+    step(engine)
+    step(engine)
+    assert reads.tokens == [32, 6]
+    engine.add(asking([4] * 38, 2))
+    step(engine)
+    assert reads.tokens[2:] == [16]
 
 
 def test_crossing_the_short_factors_reach_holds_nobody_up(small: Phi3V) -> None:

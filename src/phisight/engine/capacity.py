@@ -17,6 +17,7 @@ from phisight.params import EngineConfig
 # 16, 32 and 64 agree within 1 %.
 _BLOCK = 32
 _CPU_CHUNK, _GPU_CHUNK = 512, 2048  # tokens of prompts in a step: about 10 s and 30 ms at 4.1 B
+_GPU_ALONE = 4096  # where no stream waits: a picture of 16 crops and its question in one step
 CHUNK_CROPS = 17  # crops in a step: one picture of 16 and its global view
 _SHARE = {"cpu": 0.5, "mps": 0.5, "cuda": 0.8}  # of the free memory
 
@@ -37,6 +38,13 @@ class CacheShape:
 def chunk_tokens(config: EngineConfig, device: torch.device) -> int:
     """Prompt tokens that a step may read."""
     return config.chunk_tokens or (_CPU_CHUNK if device.type == "cpu" else _GPU_CHUNK)
+
+
+def alone_tokens(config: EngineConfig, device: torch.device) -> int:
+    """Prompt tokens that a step may read which gives nobody a token."""
+    return (
+        chunk_tokens(config, device) if config.chunk_tokens or device.type == "cpu" else _GPU_ALONE
+    )
 
 
 def cache_shape(model: Phi3V, config: EngineConfig) -> CacheShape:

@@ -72,6 +72,7 @@ class Engine:
         limits = Limits(
             max_batch=self.config.max_batch,
             chunk_tokens=capacity.chunk_tokens(self.config, model.device),
+            alone_tokens=capacity.alone_tokens(self.config, model.device),
             chunk_crops=capacity.CHUNK_CROPS,
             short_reach=model.config.rope.original_max_positions,
             reuse=self.config.prefix_cache,

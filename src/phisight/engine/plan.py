@@ -15,6 +15,7 @@ class Limits:
     chunk_tokens: int  # of prompts, in all
     chunk_crops: int  # of pictures to encode, though always one picture
     short_reach: int  # tokens up to which a sequence takes the short RoPE factors
+    alone_tokens: int = 0  # instead of chunk_tokens, if more, where nobody is waiting for a token
     reuse: bool = True  # whether stored prefixes are found again
 
 

@@ -61,6 +61,8 @@ class Scheduler:
             self._send_back(other)
         self._decode(plan)
         budget, crops = self._limits.chunk_tokens, self._limits.chunk_crops
+        if not plan.slices:
+            budget = max(budget, self._limits.alone_tokens)
         encoding: set[bytes] = set()
         for sequence in list(self.running):
             if not sequence.is_decoding:
