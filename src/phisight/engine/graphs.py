@@ -10,8 +10,10 @@ Dimensions: S rows, padded to a size; M blocks of the longest context.
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -124,6 +126,7 @@ class Decoder:
         # The outer `stream` goes back to this one even where a capture that broke does not.
         with (
             _CAPTURING,
+            _without_collection(),
             torch.cuda.stream(here),
             torch.cuda.graph(graph, pool, beside, capture_error_mode="thread_local"),
         ):
@@ -209,6 +212,19 @@ class Decoder:
             gated = run.gated_linear(x, norm.weight, norm.eps, mlp.gate_up_proj.weight)
             x = run.linear(gated, mlp.down_proj.weight, x)
         return x
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """A dead engine that the garbage collector finds during a capture would take its graphs and
+    pinned memory down with calls that a capture forbids; torch collects before one no more."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def sizes_up_to(most: int) -> list[int]:
