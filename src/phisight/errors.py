@@ -20,6 +20,8 @@ Messages give the value, the limit and the remedy; they never repeat a decoder's
 hold addresses or paths of the machine.
 """
 
+import warnings
+
 
 class PhisightError(Exception):
     """Base of all errors phisight raises on purpose."""
@@ -83,3 +85,11 @@ class AnswerError(PhisightError):
 
 class PhisightWarning(UserWarning):
     """Something was left out that the caller may have wanted (one line, never silence)."""
+
+
+def tell(text: str) -> None:
+    """Warn of what must fail nothing: also where warnings are errors it is a printed line."""
+    try:
+        warnings.warn(text, PhisightWarning, stacklevel=4)
+    except PhisightWarning as told:
+        warnings.showwarning(told, PhisightWarning, __file__, 0)

@@ -12,13 +12,12 @@ import contextlib
 import os
 import secrets
 import time
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 from phisight.diskcache.files import SUFFIX, cache_root, check_private, entries, read_plain
 from phisight.diskcache.sealed import FORMAT, LONGEST_HEADER, fault_of, sealed
-from phisight.errors import OptionError, PhisightWarning
+from phisight.errors import OptionError, tell
 
 
 class DiskCache:
@@ -43,7 +42,8 @@ class DiskCache:
 
     def __contains__(self, name: bytes) -> bool:
         """Whether there is a file of this name; `read` says whether it is any good."""
-        return self._path(name).is_file()
+        # Path.is_file raises where a share has gone.
+        return os.path.isfile(self._path(name))  # noqa: PTH113
 
     def read(self, name: bytes, most: int) -> bytes | None:
         """The file's bytes, as `write` sealed them under this very name; None without such a file.
@@ -137,8 +137,4 @@ class DiskCache:
             excess -= entry.size
 
     def _say(self, text: str) -> None:
-        message = f"cache_dir {self._root.parent}: {text}"
-        try:
-            warnings.warn(message, PhisightWarning, stacklevel=3)
-        except PhisightWarning as told:  # where warnings are errors: no answer fails for this one
-            warnings.showwarning(told, PhisightWarning, __file__, 0)
+        tell(f"cache_dir {self._root.parent}: {text}")

@@ -129,9 +129,12 @@ class Engine:
     def abort(self, request_id: int) -> None:
         """Drop a request, waiting or running, and free what it holds. Unknown ids are ignored."""
         job = self._jobs.pop(request_id, None)
-        if job is not None:
+        if job is None:
+            return
+        try:
             if self.config.prefix_cache:
                 self.kept.keep(job.sequence)
+        finally:  # an interrupt
             self.scheduler.remove(job.sequence)
             for image in job.request.images:
                 self.images.drop(image.key)

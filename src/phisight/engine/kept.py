@@ -6,6 +6,7 @@ Owns what is kept under which name. Knows nothing of who asks.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from phisight.engine.cache import PagedCache
 from phisight.engine.capacity import CacheShape
 from phisight.engine.images import ImageCache
 from phisight.engine.sequence import Sequence
+from phisight.errors import tell
 from phisight.model.memory import is_out_of_memory
 from phisight.model.phi3v import Phi3V
 from phisight.params import EngineConfig
@@ -39,6 +41,16 @@ def open_disk(
     ways = f"{model.device.type} {shape.dtype} {shape.block_size} {fused}"
     name = hashlib.sha256(identity + ways.encode()).digest()[:16]
     return DiskCache(config.cache_dir, config.cache_disk * 2**30, name)
+
+
+@contextlib.contextmanager
+def _failing_nothing() -> Iterator[None]:
+    """What is kept is for later requests: no fault in keeping it may end this one."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):  # then memory is needed more elsewhere
+            tell(f"what was read is not kept ({type(error).__name__}: {error})")
 
 
 class Kept:
@@ -75,23 +87,25 @@ class Kept:
         return both is not None
 
     def keep_picture(self, key: bytes) -> None:
-        """A picture that this engine has encoded, for the disk."""
-        name = _PICTURE + key
-        if self._disk is not None and not self._is_on_disk(name):
-            self._write({name: self._images[key].cpu()}, [])
+        """A picture that this engine has encoded, for the disk. Never raises."""
+        with _failing_nothing():
+            self._keep_picture(key)
 
     def keep(self, sequence: Sequence) -> None:
-        """What a sequence has read up to its last picture's end, before its blocks are given up."""
-        try:
+        """What a sequence has read up to its last picture's end, before its blocks are given up.
+        Never raises."""
+        with _failing_nothing():
             self._keep(sequence)
-        except Exception as error:
-            if not is_out_of_memory(error):  # then it is needed more elsewhere
-                raise
 
     def wait(self) -> None:
         """Until all that has been kept is on the disk."""
         for thread in list(self._threads):
             thread.join()
+
+    def _keep_picture(self, key: bytes) -> None:
+        name = _PICTURE + key
+        if self._disk is not None and not self._is_on_disk(name):
+            self._write({name: self._images[key].cpu()}, [])
 
     def _keep(self, sequence: Sequence) -> None:
         size = sequence.block_size

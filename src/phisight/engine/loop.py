@@ -5,6 +5,7 @@ The thread is there while there is work, and a little longer. Knows nothing of w
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import queue
 import threading
@@ -150,7 +151,8 @@ class EngineLoop:
                 failure = RuntimeError(f"the engine failed: {type(error).__name__}: {error}")
                 failure.__cause__ = error
                 outputs.put(StepOutput(request_id, failure))
-            self._abort(ticket)
+            with contextlib.suppress(Exception):  # a second fault, and others are still waiting
+                self._abort(ticket)
 
     def _leave(self) -> bool:
         """Whether the thread may end: nobody has ordered anything meanwhile."""

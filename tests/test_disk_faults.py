@@ -1,0 +1,107 @@
+"""Faults of the disk and of what is kept: they cost what is kept, never an answer or the engine."""
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import law
+import micro
+import pytest
+from test_disk_law import answer, asking, engine_of, ids_of, picture
+from test_loop import rest
+
+from phisight.engine.engine import Engine
+from phisight.engine.kept import Kept
+from phisight.engine.loop import EngineLoop
+from phisight.errors import PhisightWarning
+from phisight.model.phi3v import Phi3V
+
+
+@pytest.fixture(scope="module")
+def small() -> Phi3V:
+    return law.few_tokens(micro.network(micro.config()))
+
+
+@pytest.fixture
+def stale(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A network share that has gone: nothing in the cache's folder can be looked at."""
+    look = os.stat
+
+    def stat(path, *rest, **options):  # type: ignore[no-untyped-def]
+        if "phisight-cache" in str(path):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return look(path, *rest, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    yield
+    monkeypatch.undo()
+
+
+def broken(*_: object) -> None:
+    raise ValueError("a fault of ours")
+
+
+def test_files_that_cannot_be_looked_at_are_not_there(
+    small: Phi3V, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Path.is_file raises what is neither ENOENT nor one of three others."""
+    engine = engine_of(small, tmp_path)
+    expected = ids_of(answer(engine, asking([7, 8], [picture()])))
+    request.getfixturevalue("stale")
+    assert ids_of(answer(engine, asking([7, 8], [picture()]))) == expected
+
+
+def test_a_fault_in_keeping_is_a_printed_line(
+    small: Phi3V, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = asking([7, 8], [picture()])
+    expected = ids_of(answer(engine_of(small, tmp_path / "other"), request))
+    engine = engine_of(small, tmp_path)
+    monkeypatch.setattr(Kept, "_keep", broken)
+    monkeypatch.setattr(Kept, "_keep_picture", broken)
+    with pytest.warns(PhisightWarning, match=r"not kept .*ValueError"):
+        assert ids_of(answer(engine, request)) == expected
+    assert engine.scheduler.pool.num_free == engine.shape.num_blocks
+    assert engine.images.num_needed == 0
+
+
+def test_an_interrupt_while_keeping_frees_what_is_held(
+    small: Phi3V, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    engine = engine_of(small, tmp_path)
+    monkeypatch.setattr(Kept, "_keep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        answer(engine, asking([7, 8], [picture()]))
+    engine.scheduler.check()
+    assert engine.scheduler.pool.num_free == engine.shape.num_blocks
+    assert engine.images.num_needed == 0
+
+
+def test_nobody_waits_where_even_ending_requests_fails(
+    small: Phi3V, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(small)
+    loop, told = EngineLoop(engine), []
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "abort", broken)
+        tickets = [loop.submit(asking([7, 8], [picture(number)])) for number in range(3)]
+
+        def wait(ticket: int) -> None:
+            try:
+                rest(loop, ticket)
+            except RuntimeError as error:
+                told.append(str(error))
+
+        threads = [threading.Thread(target=wait, args=(t,), daemon=True) for t in tickets]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+    assert told == ["the engine failed: ValueError: a fault of ours"] * 3
+    assert not loop._by_id
+    assert rest(loop, loop.submit(asking([7], []))), "and it goes on"
