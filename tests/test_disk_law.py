@@ -289,6 +289,23 @@ def test_identity_is_of_weights_files_dtype_and_packing(micro_folder: Path) -> N
     assert len(others | {same}) == 5
 
 
+def test_an_edited_preprocessor_finds_nothing_of_before(
+    nano_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked() -> phisight.Answer:
+        model = phisight.load(nano_copy, device="cpu", cache_dir=tmp_path / "kept")
+        told = model.ask("OCR", [SIGN], max_tokens=2)
+        model._loop._engine.kept.wait()
+        return told
+
+    asked()
+    file = nano_copy / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"image_mean": [3.0, 3.0, 3.0]}))
+    work = Work(monkeypatch)
+    assert asked().usage.cached_tokens == 0
+    assert work.crops > 0
+
+
 def test_nano_after_a_restart_by_its_own_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Crops against the official processor's bits, and files as people see them."""
 
+import dataclasses
 import io
 import json
 import os
@@ -50,6 +51,17 @@ def test_only_real_crops_are_kept(config: ProcessorConfig) -> None:
     crops = cut_crops(Image.new("RGB", (1000, 300)), config, 16)
     assert crops.pixels.shape == (1 + crops.layout.rows * crops.layout.cols, 3, CROP, CROP)
     assert len(crops.pixels) < 17
+
+
+def test_the_key_tells_how_pixels_are_normalized(config: ProcessorConfig) -> None:
+    image = Image.new("RGB", (100, 100))
+    ways = [
+        config,
+        dataclasses.replace(config, image_mean=(0.5, 0.5, 0.5)),
+        dataclasses.replace(config, image_std=(0.5, 0.5, 0.5)),
+    ]
+    assert len({cut_crops(image, way, 4).key for way in ways}) == 3
+    assert cut_crops(image, config, 4).key == cut_crops(image, config, 4).key
 
 
 def png(image: Image.Image, **options: object) -> bytes:

@@ -54,8 +54,8 @@ class ImageCrops:
     """One picture as the vision tower takes it: the global crop, then the grid row by row.
 
     `pixels` is float32 of shape (N, 3, 336, 336), real crops only (the reference adds blank ones).
-    `key` is a hash of what is seen: size, grid and every pixel after resizing. With all crops it
-    might have had the picture would take `spared` tokens more.
+    `key` is a hash of what is seen: size, grid, every pixel after resizing, and how it is
+    normalized. With all crops it might have had the picture would take `spared` tokens more.
     """
 
     pixels: torch.Tensor
@@ -126,7 +126,8 @@ def cut_crops(image: Image.Image, config: ProcessorConfig, num_crops: int) -> Im
     """Resize, pad, normalize and cut an RGB picture (`HD_transform` and `preprocess`)."""
     layout = hd_layout(image.width, image.height, num_crops)
     canvas = padded_rgb(image, layout)
-    key = hashlib.sha256(f"{layout.rows}x{layout.cols}:".encode())
+    normalizing = f"{layout.rows}x{layout.cols} {config.image_mean} {config.image_std}:"
+    key = hashlib.sha256(normalizing.encode())
     key.update(canvas.data)
     pixels = torch.from_numpy(canvas)  # (H, W, 3) uint8
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (config.image_mean, config.image_std))
