@@ -4,14 +4,18 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import law
 import micro
 import pytest
+import torch
 from test_disk_law import answer, asking, engine_of, ids_of, picture
 from test_loop import rest
 
+from phisight.diskcache.cache import DiskCache
+from phisight.engine.cache import PagedCache
 from phisight.engine.engine import Engine
 from phisight.engine.kept import Kept
 from phisight.engine.loop import EngineLoop
@@ -105,3 +109,43 @@ def test_nobody_waits_where_even_ending_requests_fails(
     assert told == ["the engine failed: ValueError: a fault of ours"] * 3
     assert not loop._by_id
     assert rest(loop, loop.submit(asking([7], []))), "and it goes on"
+
+
+FAULTS = [torch.OutOfMemoryError("CUDA out of memory"), OSError(errno.EIO, "Input/output error")]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=["memory", "disk"])
+def test_a_fault_in_fetching_costs_reading_and_nobody_else(
+    small: Phi3V, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    """Fetching is part of planning a step: it would end the answers of all."""
+    request = asking([7, 8], [picture()])
+    expected = ids_of(answer(engine_of(small, tmp_path), request))
+    engine = engine_of(small, tmp_path)
+
+    def half(cache: PagedCache, block: int, both: torch.Tensor) -> None:
+        cache.keys[:, block] = torch.nan
+        cache.values[:, block] = torch.nan
+        raise fault
+
+    told = pytest.warns(PhisightWarning) if isinstance(fault, OSError) else nullcontext()
+    monkeypatch.setattr(PagedCache, "fill", half)
+    with told:
+        assert ids_of(answer(engine, request)) == expected, "a half-filled block is cleared"
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=["memory", "disk"])
+def test_a_picture_that_cannot_be_fetched_is_encoded(
+    small: Phi3V, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    request = asking([7, 8], [picture()])
+    expected = ids_of(answer(engine_of(small, tmp_path), request))
+    engine = engine_of(small, tmp_path)
+
+    def short(*_: object) -> None:
+        raise fault
+
+    told = pytest.warns(PhisightWarning) if isinstance(fault, OSError) else nullcontext()
+    monkeypatch.setattr(DiskCache, "read", short)
+    with told:
+        assert ids_of(answer(engine, request)) == expected

@@ -53,6 +53,18 @@ def _failing_nothing() -> Iterator[None]:
             tell(f"what was read is not kept ({type(error).__name__}: {error})")
 
 
+@contextlib.contextmanager
+def _fetching() -> Iterator[None]:
+    """Whoever fetches plans a step of many: what cannot be had for one of them is not there."""
+    try:
+        yield
+    except OSError as error:
+        tell(f"what is kept cannot be fetched ({error.strerror})")
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+
+
 class Kept:
     """What goes to the disk is copied at once and written by a thread, which the interpreter waits
     for when it ends."""
@@ -71,20 +83,25 @@ class Kept:
         if key in self._images:
             return True
         expected = torch.empty(num_tokens, self._hidden_size, dtype=self._dtype, device="meta")
-        features = self._read(_PICTURE + key, expected)
-        if features is not None:
-            self._images.put(key, features.to(self._cache.keys.device))
-        return features is not None
+        with _fetching():
+            features = self._read(_PICTURE + key, expected)
+            if features is not None:
+                self._images.put(key, features.to(self._cache.keys.device))
+                return True
+        return False
 
     def fetch(self, name: bytes, block: int, count: int) -> bool:
-        """Fill a block's first tokens with what is kept under a name, if there is."""
+        """Fill a block's first tokens with what is kept under a name, if there is; if not, it may
+        be half filled."""
         name = _TOKENS + name
         both = self._images.use(name) if name in self._images else None
-        if both is None:
-            both = self._read(name, self._cache.expected(count))
-        if both is not None:
-            self._cache.fill(block, both)
-        return both is not None
+        with _fetching():
+            if both is None:
+                both = self._read(name, self._cache.expected(count))
+            if both is not None:
+                self._cache.fill(block, both)
+                return True
+        return False
 
     def keep_picture(self, key: bytes) -> None:
         """A picture that this engine has encoded, for the disk. Never raises."""
