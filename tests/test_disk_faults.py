@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -14,6 +16,7 @@ import torch
 from test_disk_law import answer, asking, engine_of, ids_of, picture
 from test_loop import rest
 
+from phisight.diskcache import writer
 from phisight.diskcache.cache import DiskCache
 from phisight.engine.cache import PagedCache
 from phisight.engine.engine import Engine
@@ -149,3 +152,110 @@ def test_a_picture_that_cannot_be_fetched_is_encoded(
     monkeypatch.setattr(DiskCache, "read", short)
     with told:
         assert ids_of(answer(engine, request)) == expected
+
+
+class Copies:
+    """Counts bytes copied out of the cache."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.bytes, copied = 0, PagedCache.copied
+
+        def counted(cache: PagedCache, block: int, count: int) -> torch.Tensor:
+            both = copied(cache, block, count)
+            self.bytes += both.nbytes
+            return both
+
+        monkeypatch.setattr(PagedCache, "copied", counted)
+
+
+def test_nothing_is_copied_that_the_disk_may_not_hold(
+    small: Phi3V, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, copies = engine_of(small, tmp_path, cache_disk=0.0), Copies(monkeypatch)
+    with pytest.warns(PhisightWarning, match="raise cache_disk"):
+        answer(engine, asking([7, 8], [picture(num_tokens=6)]))  # ends with a block: no part
+    assert copies.bytes == 0
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_nothing_is_copied_that_would_wait_too_long(
+    small: Phi3V, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, copies = engine_of(small, tmp_path), Copies(monkeypatch)
+    monkeypatch.setattr(writer, "_MOST_BYTES", 1)
+    with pytest.warns(PhisightWarning, match="written too slowly") as told:
+        for number in range(3):
+            answer(engine, asking([7, 8], [picture(number)]))
+    assert len(told) == 1, "once"
+    assert copies.bytes == 0
+
+
+def test_a_stalled_disk_takes_one_thread(
+    small: Phi3V, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, gate, touch = engine_of(small, tmp_path), threading.Event(), DiskCache.touch
+    monkeypatch.setattr(writer, "_MOST_ORDERS", 3)
+    monkeypatch.setattr(DiskCache, "touch", lambda *rest: gate.wait(20) and touch(*rest))
+    monkeypatch.setattr(engine.kept, "wait", lambda: None)
+    with pytest.warns(PhisightWarning, match="written too slowly"):
+        for number in range(10):
+            answer(engine, asking([7, 8], [picture(number)]))
+    threads = [thread for thread in threading.enumerate() if thread.name == "phisight-disk"]
+    assert len(threads) == 1
+    assert engine.kept._writer is not None
+    assert len(engine.kept._writer._orders) == 3
+    gate.set()
+    threads[0].join(20)
+    assert not threads[0].is_alive()
+    assert list(tmp_path.rglob("*.safetensors"))
+
+
+def test_without_a_thread_nothing_is_written_and_the_answer_comes(
+    small: Phi3V, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    engine = engine_of(small, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none)
+        with pytest.warns(PhisightWarning, match="no thread can be started"):
+            assert answer(engine, asking([7, 8], [picture()]))
+    assert not list(tmp_path.rglob("*.safetensors"))
+    answer(engine, asking([7, 8], [picture()]))
+    assert list(tmp_path.rglob("*.safetensors")), "later there are threads again"
+
+
+def test_what_others_go_on_from_goes_after_them(small: Phi3V, tmp_path: Path) -> None:
+    """Blocks are of use only with all those before them."""
+    engine = engine_of(small, tmp_path)
+    answer(engine, asking([7, 8], [picture(1)]))
+    first = set(tmp_path.rglob("*.safetensors"))
+    answer(engine, asking([7, 8], [picture(1), picture(2)]))
+    later = set(tmp_path.rglob("*.safetensors")) - first
+    used = {path: path.stat().st_mtime_ns for path in first | later}
+    prefix = [used[path] for path in first if path.name.startswith("74")]  # all but the part
+    suffix = [used[path] for path in later if path.name.startswith("74")]
+    assert suffix
+    assert min(prefix) > max(suffix)
+
+
+def test_what_is_read_as_the_interpreter_ends_is_written(tmp_path: Path) -> None:
+    """Python starts no thread then, or does not wait for it."""
+    script = (
+        "import atexit, sys\n"
+        "from phisight.diskcache.cache import DiskCache\n"
+        "from phisight.diskcache.writer import Order, Writer\n"
+        "from safetensors.torch import save\n"
+        "import torch\n"
+        "disk = DiskCache(sys.argv[1], 2**20, b'm' * 16)\n"
+        "writer = Writer(disk)\n"
+        "files = [(b'name', save({'kept': torch.ones(1000)}))]\n"
+        "order = Order(iter(files), {b'name': 4000}, [])\n"
+        "atexit.register(lambda: writer.put(order))\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    (kept,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert kept.suffix == ".safetensors"

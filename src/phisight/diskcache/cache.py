@@ -12,7 +12,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from phisight.diskcache.files import SUFFIX, cache_root, check_private, entries, read_plain
@@ -72,21 +72,26 @@ class DiskCache:
             path.unlink()
         self._say(f"{path.name} is not used, and removed: {why}")
 
-    def touch(self, names: list[bytes]) -> None:
+    def touch(self, names: Sequence[bytes]) -> None:
         """These have been used, the first most lately: it is the last to go."""
         now, follow = time.time_ns(), os.utime not in os.supports_follow_symlinks  # Windows
         for age, name in enumerate(names):
             with contextlib.suppress(OSError):  # gone, or a folder that is only read
                 os.utime(self._path(name), ns=(now - age, now - age), follow_symlinks=follow)
 
-    def write(self, files: Iterable[tuple[bytes, bytes]], size: int) -> None:
-        """Keep safetensors files by name, about `size` bytes in all, as if used one after the
-        other, the first most lately. A full disk is told of in a line, and is no error."""
+    def takes(self, size: int) -> bool:
+        """Whether so many bytes of one prompt can be kept at all; if not, that is said."""
         if size > self._room:
             self._say(
                 f"{size / 2**20:.0f} MiB of one prompt are more than the cache may hold "
                 f"({self._room / 2**20:.0f} MiB), and are not kept: raise cache_disk"
             )
+        return size <= self._room
+
+    def write(self, files: Iterable[tuple[bytes, bytes]], size: int) -> None:
+        """Keep safetensors files by name, about `size` bytes in all, as if used one after the
+        other, the first most lately. A full disk is told of in a line, and is no error."""
+        if not self.takes(size):
             return
         try:
             self._make_folders()

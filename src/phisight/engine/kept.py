@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import threading
 from collections.abc import Iterator
 
 import torch
@@ -17,6 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from phisight.diskcache.cache import DiskCache
+from phisight.diskcache.writer import Order, Writer
 from phisight.engine.cache import PagedCache
 from phisight.engine.capacity import CacheShape
 from phisight.engine.images import ImageCache
@@ -27,7 +27,6 @@ from phisight.model.phi3v import Phi3V
 from phisight.params import EngineConfig
 
 _PICTURE, _TOKENS = b"p", b"t"  # what a name is of: names of both are hashes
-_MOST_WAITING = 2**30  # bytes on their way to the disk; beyond, what comes is not kept there
 _HEADER = 1024  # bytes of a file beside its tensor, at most
 
 
@@ -66,17 +65,14 @@ def _fetching() -> Iterator[None]:
 
 
 class Kept:
-    """What goes to the disk is copied at once and written by a thread, which the interpreter waits
-    for when it ends."""
+    """What goes to the disk is copied at once, within bounds, and written by a thread."""
 
     def __init__(
         self, images: ImageCache, cache: PagedCache, disk: DiskCache | None, model: Phi3V
     ) -> None:
         self._images, self._cache, self._disk = images, cache, disk
         self._hidden_size, self._dtype = model.config.hidden_size, model.dtype
-        self._writing = threading.Lock()
-        self._threads: list[threading.Thread] = []
-        self._waiting: dict[bytes, int] = {}  # bytes of what is still to be written, by name
+        self._writer = None if disk is None else Writer(disk)
 
     def has_picture(self, key: bytes, num_tokens: int) -> bool:
         """Whether a picture's image tokens are at hand, fetched from the disk if need be."""
@@ -116,30 +112,33 @@ class Kept:
 
     def wait(self) -> None:
         """Until all that has been kept is on the disk."""
-        for thread in list(self._threads):
-            thread.join()
+        if self._writer is not None:
+            self._writer.wait()
 
     def _keep_picture(self, key: bytes) -> None:
-        name = _PICTURE + key
-        if self._disk is not None and not self._is_on_disk(name):
-            self._write({name: self._images[key].cpu()}, [])
+        name, features = _PICTURE + key, self._images[key]
+        if self._writer is None or self._is_on_disk(name):
+            return
+        if self._writer.takes(features.nbytes + _HEADER):
+            self._write({name: features.cpu()}, [])
 
     def _keep(self, sequence: Sequence) -> None:
         size = sequence.block_size
         ends = [end for end in sequence.picture_ends if end <= sequence.num_read]
-        places = {}  # of each name, the block and how many of its tokens
+        parts = {}  # of each name, the block and how many of its tokens
         for index, count in (divmod(end, size) for end in ends if end % size):
             name = _TOKENS + sequence.part_name(index, count)
-            places[name] = index, count
+            parts[name] = index, count
             if name not in self._images:
                 self._images.put(name, self._cache.copied(sequence.blocks[index], count))
-        if self._disk is None or not ends or not self._is_ours(sequence):
+        if self._writer is None or not ends or not self._is_ours(sequence):
             return
         full = {_TOKENS + sequence.name(index): (index, size) for index in range(ends[-1] // size)}
-        places = full | places
-        waiting = sum(list(self._waiting.values()))
+        places = full | parts
         new = [name for name in places if not self._is_on_disk(name)]
-        if waiting > _MOST_WAITING:
+        bytes_per_token = self._cache.expected(1).nbytes
+        # Asked before anything is copied: the blocks of a long prompt are as large as the cache.
+        if not self._writer.takes(sum(places[n][1] * bytes_per_token + _HEADER for n in new)):
             new = []
         self._write(
             {
@@ -154,7 +153,9 @@ class Kept:
         return all(i.num_crops or self._is_on_disk(_PICTURE + i.key) for i in sequence.images)
 
     def _is_on_disk(self, name: bytes) -> bool:
-        return self._disk is not None and (name in self._waiting or name in self._disk)
+        if self._disk is None or self._writer is None:
+            return False
+        return name in self._writer or name in self._disk
 
     def _read(self, name: bytes, expected: Tensor) -> Tensor | None:
         """A tensor like the expected one, which is of device "meta"."""
@@ -172,30 +173,12 @@ class Kept:
         return tensor
 
     def _write(self, tensors: dict[bytes, Tensor], used: list[bytes]) -> None:
-        """Have a thread write these, and mark those that are there as used."""
-        disk, sizes = self._disk, {name: tensor.nbytes for name, tensor in tensors.items()}
-        assert disk is not None
-        self._waiting |= sizes
+        """Have these written, and those that are there marked as used."""
+        assert self._writer is not None
+        sizes = {name: tensor.nbytes + _HEADER for name, tensor in tensors.items()}
 
         def files() -> Iterator[tuple[bytes, bytes]]:
             for name in sizes:
                 yield name, save({"kept": tensors.pop(name).contiguous()})
 
-        def work() -> None:
-            with self._writing:
-                try:
-                    disk.touch([name for name in used if name not in sizes])
-                    if sizes:
-                        disk.write(files(), sum(sizes.values()) + _HEADER * len(sizes))
-                finally:
-                    for name in sizes:
-                        self._waiting.pop(name, None)
-
-        # Not as the engine's thread is, which may be left behind: the interpreter waits for this.
-        thread = threading.Thread(target=work, name="phisight-disk", daemon=False)
-        try:
-            thread.start()
-        except RuntimeError:  # the interpreter is ending, and starts no more threads
-            work()
-            return
-        self._threads = [other for other in self._threads if other.is_alive()] + [thread]
+        self._writer.put(Order(files(), sizes, [name for name in used if name not in sizes]))
