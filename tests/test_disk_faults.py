@@ -22,6 +22,7 @@ from phisight.engine.cache import PagedCache
 from phisight.engine.engine import Engine
 from phisight.engine.kept import Kept
 from phisight.engine.loop import EngineLoop
+from phisight.engine.request import Token
 from phisight.errors import PhisightWarning
 from phisight.model.phi3v import Phi3V
 
@@ -259,3 +260,44 @@ def test_what_is_read_as_the_interpreter_ends_is_written(tmp_path: Path) -> None
     assert (done.returncode, done.stderr) == (0, b"")
     (kept,) = (path for path in tmp_path.rglob("*") if path.is_file())
     assert kept.suffix == ".safetensors"
+
+
+def test_what_is_fetched_counts_as_read_in_its_step(
+    small: Phi3V, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading from disk takes time too, and all who run wait for it."""
+    requests = [asking([7, 8], [picture(number, num_tokens=14)]) for number in (1, 2, 3)]
+    expected = []
+    for request in requests:
+        expected.append(ids_of(answer(engine_of(small, tmp_path), request)))
+    engine, fetched, told = engine_of(small, tmp_path, chunk_tokens=10), [0], {}
+    fill = PagedCache.fill
+
+    def counted(cache: PagedCache, block: int, both: torch.Tensor) -> None:
+        fetched[-1] += both.shape[3]
+        fill(cache, block, both)
+
+    monkeypatch.setattr(PagedCache, "fill", counted)
+    for request in requests:
+        told[engine.add(request)] = []
+    while not engine.is_idle:
+        for output in engine.step():
+            assert isinstance(output.result, Token), output.result
+            told[output.request_id].append(output.result.token_id)
+        engine.scheduler.check()
+        fetched.append(0)
+    assert list(told.values()) == expected
+    assert [count for count in fetched if count] == [16, 16, 16], "one prompt's in a step"
+
+
+def test_blocks_that_are_lent_are_blank_whatever_a_step_reads(
+    small: Phi3V, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step whose budget went into fetching reads nothing, and may break off at any point."""
+    request = asking([7, 8], [picture(1, num_tokens=14)])
+    expected = ids_of(answer(engine_of(small, tmp_path), request))
+    engine = engine_of(small, tmp_path, chunk_tokens=10)
+    cache = engine.kept._cache
+    for store in (cache.keys, cache.values):
+        store.fill_(torch.nan)
+    assert ids_of(answer(engine, request)) == expected

@@ -39,6 +39,8 @@ class Reader:
         known = {} if ahead is None else ahead.rows_of(plan)
         rest = [place for place in range(len(plan.slices)) if place not in known]
         picks: dict[int, list[Pick | Exception]] = {}
+        if plan.new_blocks and not rest:
+            self._runner.clear(plan.new_blocks)
         if rest:
             parts = [plan.slices[place] for place in rest]
             rows = self._runner.read(parts, plan.new_blocks)

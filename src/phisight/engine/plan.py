@@ -27,3 +27,4 @@ class Plan:
     slices: list[Slice] = field(default_factory=list)
     new_blocks: list[int] = field(default_factory=list)  # blank until now
     named: list[int] = field(default_factory=list)  # findable from this step on
+    fetched: int = 0  # tokens of whole blocks from elsewhere: takes time too, one prompt's a step

@@ -57,6 +57,11 @@ class Runner:
         self.crops_done += num_crops
 
     @torch.inference_mode()
+    def clear(self, new_blocks: Sequence[int]) -> None:
+        """For a step that reads nothing: a later one may read a part of these."""
+        self._cache.clear(new_blocks)
+
+    @torch.inference_mode()
     def read(self, slices: Sequence[Slice], new_blocks: Sequence[int]) -> Rows:
         """Store every slice's keys and values; logits after the last token of those that give one,
         and after each of their guesses."""

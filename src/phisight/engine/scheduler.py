@@ -68,6 +68,7 @@ class Scheduler:
             if not sequence.is_decoding:
                 budget, crops = self._read_on(plan, sequence, budget, crops, encoding)
         while budget > 0 and (entrant := self._let_in(plan, suspect)) is not None:
+            budget = max(0, budget - plan.fetched)
             budget, crops = self._read_on(plan, entrant, budget, crops, encoding)
 
     def commit(self, plan: Plan) -> None:
@@ -83,9 +84,9 @@ class Scheduler:
             self.pool.forget(block)
         parts = [part.sequence for part in plan.slices] + [sequence for sequence, _ in plan.images]
         broken = list(dict.fromkeys(parts))
-        for sequence in broken:
-            if sequence in self.running:
-                self._send_back(sequence)
+        new = set(plan.new_blocks)  # may not be blank yet, whoever holds them
+        for sequence in [s for s in self.running if s in broken or new & set(s.blocks)]:
+            self._send_back(sequence)
         self._suspects = broken + [other for other in self._suspects if other not in broken]
         return broken
 
@@ -162,10 +163,9 @@ class Scheduler:
 
     def _let_in(self, plan: Plan, suspect: Sequence | None) -> Sequence | None:
         """The first waiting sequence, with blocks for all its tokens, if there is room for it."""
-        if not self.waiting or len(self.running) >= self._limits.max_batch:
+        if plan.fetched or not self.waiting or len(self.running) >= self._limits.max_batch:
             return None
-        sequence = self.waiting[0] if suspect is None else suspect
-        if sequence not in self.waiting:
+        if (sequence := self.waiting[0] if suspect is None else suspect) not in self.waiting:
             return None
         sequence.set_regime(self._regime(sequence))
         shared: list[int] = []
@@ -204,6 +204,7 @@ class Scheduler:
             block, name = sequence.blocks[index], sequence.name(index)
             if not self._fetch(name, block, size):
                 break
+            plan.fetched += size
             plan.new_blocks.remove(block)
             self.pool.name(block, name)
             sequence.num_read, sequence.num_named = (index + 1) * size, index + 1
