@@ -9,13 +9,14 @@ works without. Knows nothing of what the tensors are.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from phisight.diskcache.files import SUFFIX, cache_root, check_private, entries, read_plain
+from phisight.diskcache.files import SUFFIX, cache_root, check_private, entries, read_plain, reason
 from phisight.diskcache.sealed import FORMAT, LONGEST_HEADER, fault_of, sealed
 from phisight.errors import OptionError, tell
 
@@ -23,7 +24,8 @@ from phisight.errors import OptionError, tell
 class DiskCache:
     """One model's files in a folder, which all models' files together fill up to `room` bytes.
 
-    Raises OptionError for a folder that cannot be made, or in which others can read.
+    Raises OptionError for a folder that cannot be made, or in which others can read. Where it is
+    only read, and holds nothing of the model, nothing is found and nothing kept.
     """
 
     def __init__(self, folder: str | os.PathLike[str], room: float, model: bytes) -> None:
@@ -31,14 +33,16 @@ class DiskCache:
         self._folder, self._room, self._model = self._root / model.hex(), room, model.hex()
         try:
             self._root.parent.mkdir(parents=True, exist_ok=True)
-            self._make_folders()
-        except OSError as error:
+            _make(self._root)
+            check_private(self._root)
+            self._is_closed = not self._opened()
+        except OptionError:  # it is a ValueError too
+            raise
+        except (OSError, ValueError) as error:
             raise OptionError(
-                f"cache_dir={os.fspath(folder)!r}: cannot be made ({error.strerror}); "
+                f"cache_dir={os.fspath(folder)!r}: cannot be made ({reason(error)}); "
                 "name a folder of your own"
             ) from None
-        for made in (self._root, self._folder):
-            check_private(made)
 
     def __contains__(self, name: bytes) -> bool:
         """Whether there is a file of this name; `read` says whether it is any good."""
@@ -81,6 +85,8 @@ class DiskCache:
 
     def takes(self, size: int) -> bool:
         """Whether so many bytes of one prompt can be kept at all; if not, that is said."""
+        if self._is_closed:
+            return False
         if size > self._room:
             self._say(
                 f"{size / 2**20:.0f} MiB of one prompt are more than the cache may hold "
@@ -94,7 +100,8 @@ class DiskCache:
         if not self.takes(size):
             return
         try:
-            self._make_folders()
+            for folder in (self._root, self._folder):  # somebody may have cleared the cache
+                _make(folder)
             self._make_room(size)
             now = time.time_ns()
             for age, (name, blob) in enumerate(files):
@@ -102,11 +109,17 @@ class DiskCache:
         except OSError as error:
             self._say(f"nothing more is kept ({error.strerror}); answers are given without")
 
-    def _make_folders(self) -> None:
-        """Somebody may have cleared the cache meanwhile."""
-        for folder in (self._root, self._folder):
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir(mode=0o700)
+    def _opened(self) -> bool:
+        """Whether there is the model's own folder, now; if there can be none, that is said."""
+        try:
+            _make(self._folder)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            self._say(f"it is only read ({error.strerror}), and nothing is kept for this model")
+            return False
+        check_private(self._folder)
+        return True
 
     def _write(self, name: bytes, blob: bytes, used: int) -> None:
         unfinished = self._folder / f".{secrets.token_hex(8)}.part"
@@ -143,3 +156,8 @@ class DiskCache:
 
     def _say(self, text: str) -> None:
         tell(f"cache_dir {self._root.parent}: {text}")
+
+
+def _make(folder: Path) -> None:
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from phisight.errors import OptionError
 SUFFIX = ".safetensors"
 _INSIDE = "phisight-cache"
 _OURS = re.compile(r"[0-9a-f]{2,128}\.safetensors")
+_MODEL = re.compile(r"[0-9a-f]{2,128}")
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.part")
 _ABANDONED = 3600.0  # seconds after which nobody is still writing an unfinished file
 
@@ -53,8 +54,19 @@ def _entries_in(folder: os.DirEntry[str]) -> Iterator[Entry]:
 
 
 def cache_root(folder: str | os.PathLike[str]) -> Path:
-    """Where in a folder the cache's own files are."""
-    return Path(folder).expanduser().absolute() / _INSIDE
+    """Where in a folder the cache's own files are. Raises OptionError for no name of a folder."""
+    if not os.fspath(folder):
+        raise OptionError("cache_dir='': name a folder; . is the current one")
+    try:
+        return Path(folder).expanduser().absolute() / _INSIDE
+    except RuntimeError:
+        text = os.fspath(folder)
+        raise OptionError(f"cache_dir={text!r}: there is no such home folder") from None
+
+
+def reason(error: Exception) -> str:
+    """Why a folder is of no use: no ValueError's own text, which is of a NUL in its name."""
+    return (error.strerror or "") if isinstance(error, OSError) else "it is no file name"
 
 
 def read_plain(path: Path, most: int) -> bytes | None:
@@ -95,24 +107,63 @@ class Stored(NamedTuple):
 
 
 def stored(folder: str | os.PathLike[str]) -> list[Stored]:
-    """What a folder holds, the models used last first."""
+    """What a folder holds, the models used last first. Raises OptionError for a folder that is not
+    this user's own, or cannot be read."""
+    return _by_model(entries(_readable(folder)))
+
+
+def clear(folder: str | os.PathLike[str]) -> tuple[list[Stored], list[Path]]:
+    """Remove all of the cache's files in a folder: what was removed, and what could not be. Raises
+    OptionError as `stored` does."""
+    root = _readable(folder)
+    removed: list[Entry] = []
+    left: list[Path] = []
+    for entry in list(entries(root)) + list(_unfinished(root)):
+        try:
+            entry.path.unlink()
+        except FileNotFoundError:  # another process was quicker
+            continue
+        except OSError:
+            left.append(entry.path)
+        else:
+            removed.append(entry)
+    for path in [*root.glob("*"), root]:
+        if path == root or _MODEL.fullmatch(path.name):
+            with contextlib.suppress(OSError):  # somebody else's files are in it
+                path.rmdir()
+    return _by_model(entry for entry in removed if entry.path.suffix == SUFFIX), left
+
+
+def _readable(folder: str | os.PathLike[str]) -> Path:
+    """A folder's root, if there is one; all in it can be listed."""
+    root = cache_root(folder)
+    try:
+        check_private(root)
+        for found in list(os.scandir(root)):
+            if found.is_dir(follow_symlinks=False):
+                os.scandir(found.path).close()
+    except FileNotFoundError:
+        pass
+    except OptionError:  # it is a ValueError too
+        raise
+    except (OSError, ValueError) as error:
+        raise OptionError(f"{root} cannot be read ({reason(error)})") from None
+    return root
+
+
+def _unfinished(root: Path) -> Iterator[Entry]:
+    """What is being written, or was left by a crash."""
+    for path in root.glob("*/.*.part"):
+        if _UNFINISHED.fullmatch(path.name):
+            yield Entry(0, path, 0)
+
+
+def _by_model(found: Iterable[Entry]) -> list[Stored]:
     groups: dict[str, list[Entry]] = {}
-    for entry in entries(cache_root(folder)):
+    for entry in found:
         groups.setdefault(entry.path.parent.name, []).append(entry)
-    found = [
+    models = [
         Stored(model, len(group), sum(e.size for e in group), max(e.used for e in group) / 1e9)
         for model, group in groups.items()
     ]
-    return sorted(found, key=lambda group: -group.used)
-
-
-def clear(folder: str | os.PathLike[str]) -> list[Stored]:
-    """Remove all of the cache's files in a folder; what it held."""
-    held, root = stored(folder), cache_root(folder)
-    for entry in entries(root):
-        with contextlib.suppress(OSError):  # another process was quicker
-            entry.path.unlink()
-    for path in [root / group.model for group in held] + [root]:
-        with contextlib.suppress(OSError):  # somebody else's files are in it
-            path.rmdir()
-    return held
+    return sorted(models, key=lambda model: -model.used)
