@@ -7,6 +7,7 @@ memory that the device cannot reach, take several times as long (docs/log.md).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import queue
@@ -45,7 +46,8 @@ def read_tensors(wanted: Mapping[str, Wanted], device: torch.device) -> dict[str
     """Tensors of whole files, whose headers have been checked, on a device.
 
     Beyond the tensors it takes 4 MiB, on CUDA 32 MiB of main memory and as much of the device's.
-    Raises CheckpointError if a file has become shorter, or a tensor's format is none we know.
+    Raises CheckpointError if a file is damaged or has become shorter, or a tensor's format is none
+    we know. After an interrupt what is being read is finished, and nothing more begun.
     """
     device = torch.empty(0, device=device).device  # with its number
     state: dict[str, Tensor] = {}
@@ -62,25 +64,45 @@ def read_tensors(wanted: Mapping[str, Wanted], device: torch.device) -> dict[str
     readers = _READERS if on_cuda else 1  # elsewhere a conversion takes all cores by itself
     with ThreadPoolExecutor(readers) as pool:
         read = _to_cuda if on_cuda else _to_memory
-        for done in [pool.submit(read, pieces, device) for _ in range(readers)]:
-            done.result()
+        try:
+            for done in [pool.submit(read, pieces, device) for _ in range(readers)]:
+                done.result()
+        except BaseException:  # an interrupt, or a fault: the pool waits for what is not taken off
+            _drain(pieces)
+            raise
     return state
+
+
+def _drain(pieces: queue.SimpleQueue[_Piece]) -> None:
+    with contextlib.suppress(queue.Empty):
+        while True:
+            pieces.get_nowait()
 
 
 def _header(file: Path) -> tuple[int, dict[str, dict[str, object]]]:
     """Where the tensors begin, and what is said of them."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
-        return 8 + length, json.loads(opened.read(length))
+        if length > file.stat().st_size - 8:
+            raise CheckpointError(f"{file}: its header is longer than the file")
+        try:
+            header = json.loads(opened.read(length))
+        except (ValueError, RecursionError):
+            raise CheckpointError(f"{file}: its header is no JSON") from None
+    return 8 + length, header
 
 
 def _entry(
     file: Path, name: str, header: Mapping[str, Mapping[str, object]]
 ) -> tuple[list[int], torch.dtype, int]:
-    stored, shape, offsets = (header[name][key] for key in ("dtype", "shape", "data_offsets"))
+    try:
+        stored, shape, offsets = (header[name][key] for key in ("dtype", "shape", "data_offsets"))
+    except (KeyError, TypeError):
+        raise CheckpointError(f"{file}: its header does not tell where {name} is") from None
     if stored not in DTYPES:
         raise CheckpointError(f"{file}: {name} is stored as {stored}, which is not read")
-    assert isinstance(shape, list) and isinstance(offsets, list)
+    if not isinstance(shape, list) or not isinstance(offsets, list) or not offsets:
+        raise CheckpointError(f"{file}: its header does not tell where {name} is")
     return shape, DTYPES[str(stored)], offsets[0]
 
 
