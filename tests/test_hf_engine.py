@@ -33,6 +33,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from phisight.engine import engine as engine_module
 from phisight.engine.engine import Engine
+from phisight.engine.request import Request
 from phisight.hf import Phi3VCache, Phi3VForCausalLM
 from phisight.hf import route as route_module
 from phisight.hf.embedding import embed
@@ -447,6 +448,48 @@ def test_a_call_that_breaks_leaves_nothing_behind(either: Phi3VForCausalLM) -> N
         either.generate(**inputs, max_new_tokens=9, do_sample=False, streamer=Breaks())
     ours, theirs = both(either, inputs, max_new_tokens=9, do_sample=False)
     assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("where", ["add", "pad"])
+def test_a_call_that_breaks_as_it_begins_leaves_nothing_behind(
+    either: Phi3VForCausalLM, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    inputs, add = padded([text(45), text(12, 1)]), Engine.add
+    engines: list[Engine] = []
+
+    def second_breaks(engine: Engine, request: Request) -> int:
+        engines.append(engine)
+        if where == "add" and len(engines) == 2:
+            raise MemoryError
+        return add(engine, request)
+
+    class Broken(MaxTimeCriteria):
+        @property
+        def eos_token_id(self) -> int:
+            raise MemoryError
+
+    options: dict[str, Any] = {"max_new_tokens": 9, "do_sample": False}
+    criteria = [Broken(max_time=9.0)] if where == "pad" else []
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "add", second_breaks)
+        with pytest.raises(MemoryError):
+            either.generate(**inputs, stopping_criteria=criteria, **options)
+    assert engines[0].is_idle
+    ours, theirs = both(either, inputs, **options)
+    assert torch.equal(ours, theirs)
+
+
+def test_a_call_that_is_transformers_takes_none_of_its_draws(
+    small: Phi3VForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = padded([text(12)])
+    options: dict[str, Any] = {"max_new_tokens": 12, "do_sample": True, "temperature": 5.0}
+    torch.manual_seed(3)
+    expected = by_transformers(small, inputs, **options)
+    monkeypatch.setattr(route_module, "free_bytes", lambda device: 10_000)
+    torch.manual_seed(3)
+    assert torch.equal(small.generate(**inputs, **options), expected)
+    assert small.engine.taken.startswith("transformers: no memory")
 
 
 def test_a_call_within_a_call_is_transformers(either: Phi3VForCausalLM) -> None:

@@ -33,7 +33,7 @@ _SHARE = 0.8  # of the free memory
 _MOST_ROWS = 256
 
 
-class _Kept(NamedTuple):
+class _Standing(NamedTuple):
     """An engine with CUDA graphs, which take long to make, and the weights these read."""
 
     engine: Engine
@@ -59,7 +59,7 @@ class EngineRoute:
         self.taken = "nobody yet"
         self._told: set[str] = set()
         self._busy = threading.Lock()
-        self._kept: _Kept | None = None
+        self._kept: _Standing | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies of the model: they begin without an engine."""
@@ -124,7 +124,7 @@ class EngineRoute:
             kept = None  # before another one is made
             if self.fused:
                 room, rows = max(room, _LEAST), max(rows, 32)
-            kept = _Kept(self._made(model, room, rows), weights, room, rows)
+            kept = _Standing(self._made(model, room, rows), weights, room, rows)
         try:
             for request in requests:
                 kept.engine.check_fits(len(request.ids), request.params.max_tokens)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -36,28 +37,25 @@ class EndOfContext(StoppingCriteria):
 def requests_of(call: Call) -> list[Request]:
     """One request a row. Raises NotEligibleError.
 
-    Where there are embeddings, they are the prompt: one picture that is all of it. Each row's seed
-    is drawn from torch's generator on the CPU, so that `torch.manual_seed` repeats the answers.
+    Where there are embeddings, they are the prompt: one picture that is all of it. Seeds come last,
+    in `write`: a call that transformers is to answer finds torch's generator as it was.
     """
     options, lengths = sampling_of(call), row_lengths(call)
-    num_rows, width = call.input_ids.shape
+    width = call.input_ids.shape[1]
     rows: list[list[int]] = call.input_ids.tolist()
     ends = {
         i for c in call.criteria if type(c) is EosTokenCriteria for i in c.eos_token_id.tolist()
     }
-    seeds: list[int | None] = [None] * num_rows
-    if call.config.do_sample:
-        seeds = torch.randint(2**32, (num_rows,)).tolist()
     embedded = call.inputs.get("inputs_embeds")  # (B, T, D)
     most, requests = most_tokens(call), []
     penalized = penalized_ids(call, lengths)
-    for row, (ids, length, seed) in enumerate(zip(rows, lengths, seeds, strict=True)):
+    params = sampling_params(options, {"max_tokens": most})
+    for row, (ids, length) in enumerate(zip(rows, lengths, strict=True)):
         images = []
         prompt = ids[width - length :]
         if embedded is not None:
             images = [EncodedImage(embedded[row, width - length :], key=os.urandom(16))]
             prompt = [-1] * length
-        params = sampling_params(options, {"max_tokens": most, "seed": seed})
         requests.append(Request(prompt, images, params, frozenset(ends), None, penalized[row]))
     return requests
 
@@ -71,16 +69,20 @@ def most_tokens(call: Call) -> int:
 
 def write(engine: Engine, requests: Sequence[Request], call: Call) -> Tensor:
     """(B, T + new) ids. Whatever happens, the engine holds nothing of the call afterwards."""
-    rows = [engine.add(request) for request in requests]
-    tokens: dict[int, list[int]] = {row: [] for row in rows}
-    going = set(rows)  # whose tokens are still to come
+    tokens: dict[int, list[int]] = {}
+    going: set[int] = set()  # whose tokens are still to come
     known = (EosTokenCriteria, MaxLengthCriteria, EndOfContext)
     asked = StoppingCriteriaList(c for c in call.criteria if type(c) not in known)
-    pads = any(hasattr(c, "eos_token_id") for c in call.criteria)
-    pad = int(call.config._pad_token_tensor) if pads else 0
     ids, columns = call.input_ids, list[Tensor]()
     over: set[int] = set()
     try:
+        for request in _seeded(requests) if call.config.do_sample else requests:
+            row = engine.add(request)
+            going.add(row)
+            tokens[row] = []
+        rows = list(tokens)
+        pads = any(hasattr(c, "eos_token_id") for c in call.criteria)
+        pad = int(call.config._pad_token_tensor) if pads else 0
         while len(over) < len(rows):
             column = len(columns)
             while any(row in going and len(tokens[row]) == column for row in rows):
@@ -104,6 +106,16 @@ def write(engine: Engine, requests: Sequence[Request], call: Call) -> Tensor:
     if call.streamer is not None:
         call.streamer.end()
     return torch.cat([ids, torch.stack(columns, 1)], dim=1)
+
+
+def _seeded(requests: Sequence[Request]) -> list[Request]:
+    """Seeds are drawn from torch's generator on the CPU, so that `torch.manual_seed` repeats the
+    answers."""
+    seeds = torch.randint(2**32, (len(requests),)).tolist()
+    return [
+        replace(request, params=replace(request.params, seed=seed))
+        for request, seed in zip(requests, seeds, strict=True)
+    ]
 
 
 def _step(engine: Engine, tokens: dict[int, list[int]], going: set[int]) -> None:
