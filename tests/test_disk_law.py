@@ -186,6 +186,37 @@ def test_pictures_of_unknown_origin_are_not_kept(small: Phi3V, tmp_path: Path) -
     assert told == ids_of(answer(engine_of(small, tmp_path / "other"), honest))
 
 
+def test_questions_on_one_picture_push_no_other_out(
+    small: Phi3V, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside an encoded picture lies what was read up to its end, after every other beginning."""
+    bytes_per_part = 2 * 3 * small.config.num_layers * small.config.hidden_size * 8
+    room = (2.5 * 6 * small.config.hidden_size * 8 + bytes_per_part) / 2**30  # of two pictures
+    engine = Engine(small, EngineConfig(image_memory=room), CacheShape(100, 4, small.dtype))
+    for number in (1, 2):
+        answer(engine, asking([7], [picture(number)]))
+    for beginning in range(20):
+        ids = [beginning, 9, 9, *[-1] * 6, 7]
+        answer(engine, Request(ids, [picture(2)], SamplingParams(max_tokens=1)))
+    work = Work(monkeypatch)
+    answer(engine, Request([99, *[-1] * 6, 7], [picture(1)], SamplingParams(max_tokens=1)))
+    assert work.crops == 0
+
+
+def test_nothing_is_copied_where_there_is_no_room_for_it(
+    small: Phi3V, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies, copied = [], PagedCache.copied
+    monkeypatch.setattr(PagedCache, "copied", lambda *a: copies.append(a) or copied(*a))
+    for memory in (0.25, 0.0):
+        config = EngineConfig(image_memory=memory)
+        answer(
+            Engine(small, config, CacheShape(100, 4, small.dtype)),
+            asking([7], [picture(num_tokens=7)]),
+        )
+        assert len(copies) == 1, "with room"
+
+
 def test_text_alone_is_not_kept(small: Phi3V, tmp_path: Path) -> None:
     answer(engine_of(small, tmp_path), Request(range(1, 40), (), SamplingParams(max_tokens=3)))
     assert not list(tmp_path.rglob("*.safetensors"))

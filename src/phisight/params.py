@@ -184,7 +184,10 @@ class EngineConfig:
         True, "Find again what was read for earlier requests that begin alike."
     )
     image_memory: float = option(
-        0.25, "GiB for encoded pictures that no request needs now.", minimum=0.0
+        0.25,
+        "GiB for encoded pictures that no request needs now; a quarter as much main memory is for "
+        "what was read up to their ends.",
+        minimum=0.0,
     )
     cache_dir: str | None = option(
         None,

@@ -68,7 +68,7 @@ class Engine:
         decoder = Decoder(model, cache, most, spare=num_blocks) if self.is_fused else None
         self._runner = Runner(model, cache, self.images, decoder)
         disk = open_disk(self.config, self.shape, model, identity, fused=self.is_fused)
-        self.kept = Kept(self.images, cache, disk, model)
+        self.kept = Kept(self.images, cache, disk, model, self.config.image_memory * 2**30 / 4)
         limits = Limits(
             max_batch=self.config.max_batch,
             chunk_tokens=capacity.chunk_tokens(self.config, model.device),
@@ -144,6 +144,7 @@ class Engine:
         self._reader.forget()
         self.scheduler.pool.forget_all()
         self.images.forget()
+        self.kept.forget()
 
     def progress(self, request_id: int) -> Progress | None:
         """How far a request is; None if there is none. Any thread may ask, while a step runs."""

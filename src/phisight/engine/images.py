@@ -1,4 +1,4 @@
-"""Pictures' image tokens, found again by what the pictures hold, and what `kept` keeps beside them.
+"""Pictures' image tokens, found again by what the pictures hold.
 
 Those that a request still needs stay; the others as long as they fit, least recently needed first
 to go. Knows nothing of pixels.
@@ -24,11 +24,6 @@ class ImageCache:
 
     def __getitem__(self, key: bytes) -> Tensor:
         """(num_tokens, D) image tokens."""
-        return self._features[key]
-
-    def use(self, key: bytes) -> Tensor:
-        """One that is there, and from now on the last to go."""
-        self._features.move_to_end(key)
         return self._features[key]
 
     @property

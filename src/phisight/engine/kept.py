@@ -20,6 +20,7 @@ from phisight.diskcache.writer import Order, Writer
 from phisight.engine.cache import PagedCache
 from phisight.engine.capacity import CacheShape
 from phisight.engine.images import ImageCache
+from phisight.engine.parts import PartCache
 from phisight.engine.sequence import Sequence
 from phisight.errors import tell
 from phisight.model.memory import is_out_of_memory
@@ -65,12 +66,19 @@ def _fetching() -> Iterator[None]:
 
 
 class Kept:
-    """What goes to the disk is copied at once, within bounds, and written by a thread."""
+    """What goes to the disk is copied at once, within bounds, and written by a thread.
+    `parts_room` is bytes of main memory for blocks' parts."""
 
     def __init__(
-        self, images: ImageCache, cache: PagedCache, disk: DiskCache | None, model: Phi3V
+        self,
+        images: ImageCache,
+        cache: PagedCache,
+        disk: DiskCache | None,
+        model: Phi3V,
+        parts_room: float,
     ) -> None:
         self._images, self._cache, self._disk = images, cache, disk
+        self._parts = PartCache(parts_room)
         self._hidden_size, self._dtype = model.config.hidden_size, model.dtype
         self._writer = None if disk is None else Writer(disk)
 
@@ -90,7 +98,7 @@ class Kept:
         """Fill a block's first tokens with what is kept under a name, if there is; if not, it may
         be half filled."""
         name = _TOKENS + name
-        both = self._images.use(name) if name in self._images else None
+        both = self._parts.find(name)
         with _fetching():
             if both is None:
                 both = self._read(name, self._cache.expected(count))
@@ -110,6 +118,10 @@ class Kept:
         with _failing_nothing():
             self._keep(sequence)
 
+    def forget(self) -> None:
+        """What is kept in memory, where it may no longer be what would be computed."""
+        self._parts.forget()
+
     def wait(self) -> None:
         """Until all that has been kept is on the disk."""
         if self._writer is not None:
@@ -125,18 +137,18 @@ class Kept:
     def _keep(self, sequence: Sequence) -> None:
         size = sequence.block_size
         ends = [end for end in sequence.picture_ends if end <= sequence.num_read]
+        bytes_per_token = self._cache.expected(1).nbytes
         parts = {}  # of each name, the block and how many of its tokens
         for index, count in (divmod(end, size) for end in ends if end % size):
             name = _TOKENS + sequence.part_name(index, count)
             parts[name] = index, count
-            if name not in self._images:
-                self._images.put(name, self._cache.copied(sequence.blocks[index], count))
+            if name not in self._parts and count * bytes_per_token <= self._parts.room:
+                self._parts.put(name, self._cache.copied(sequence.blocks[index], count))
         if self._writer is None or not ends or not self._is_ours(sequence):
             return
         full = {_TOKENS + sequence.name(index): (index, size) for index in range(ends[-1] // size)}
         places = full | parts
         new = [name for name in places if not self._is_on_disk(name)]
-        bytes_per_token = self._cache.expected(1).nbytes
         # Asked before anything is copied: the blocks of a long prompt are as large as the cache.
         if not self._writer.takes(sum(places[n][1] * bytes_per_token + _HEADER for n in new)):
             new = []
