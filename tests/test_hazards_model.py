@@ -62,7 +62,7 @@ def test_a_cache_one_block_too_small(nano: Model, monkeypatch: pytest.MonkeyPatc
 def test_weights_that_do_not_fit(micro_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("phisight.model.memory.free_memory", lambda: 1000)
-        patch.setattr("phisight.model.weights._converted", None)  # what allocates
+        patch.setattr("phisight.model.weights.read_tensors", None)  # what allocates
         with pytest.raises(BudgetError) as caught:
             load(micro_folder, device="cpu", dtype="bfloat16")  # stored as float32
     assert str(caught.value) == (
