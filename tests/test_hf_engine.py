@@ -399,6 +399,17 @@ def test_weights_are_shared_and_an_engine_is_kept_by_its_rule(
     assert ask() == 1
 
 
+@pytest.mark.parametrize("fault", [None, "no Triton"])
+def test_an_engine_left_to_the_device_is_kept_where_it_has_graphs(
+    small: Phi3VForCausalLM, monkeypatch: pytest.MonkeyPatch, fault: str | None
+) -> None:
+    monkeypatch.setattr(engine_module, "fused_fault", lambda device: fault)
+    small.engine.fused = None
+    small.generate(**padded([text(20)]), max_new_tokens=4, do_sample=False)
+    assert small.engine.taken == ENGINE
+    assert (small.engine._kept is not None) == (fault is None)
+
+
 def test_an_engine_s_memory_goes_at_once(
     either: Phi3VForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,7 +50,7 @@ class Engine:
         fault = fused_fault(model.device)
         if self.config.fused and fault:
             raise DeviceError(f"fused=True: {fault}; leave it out")
-        self.is_fused = fault is None if self.config.fused is None else self.config.fused
+        self.is_fused = runs_fused(self.config.fused, model.device)
         # What to say of it where the caller has not chosen.
         self.note = "" if self.config.fused is not None else steps_note(model.device, fault)
         self.shape = shape or capacity.cache_shape(model, self.config)
@@ -235,6 +235,11 @@ class Engine:
             f"no memory on {self._model.device} {what}: use fewer pictures, fewer crops "
             "(num_crops), or a smaller kv_memory or chunk_tokens"
         )
+
+
+def runs_fused(fused: bool | None, device: torch.device) -> bool:
+    """What the option means on a device: None is wherever it works."""
+    return fused_fault(device) is None if fused is None else fused
 
 
 def _guess(jobs: Mapping[int, Job], speculate: int, sequence: Sequence) -> tuple[int, ...]:

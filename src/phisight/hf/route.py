@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from phisight.engine.cache import bytes_per_block
 from phisight.engine.capacity import cache_shape
-from phisight.engine.engine import Engine
+from phisight.engine.engine import Engine, runs_fused
 from phisight.engine.request import Request
 from phisight.errors import BudgetError, DeviceError
 from phisight.hf.eligible import Call, NotEligibleError, check_call, check_model
@@ -113,16 +113,17 @@ class EngineRoute:
         room = sum(len(r.ids) + r.params.max_tokens + 2 * _BLOCK for r in requests)
         rows = min(len(requests), _MOST_ROWS)
         weights = [(w.data_ptr(), w.dtype, w.device, w.shape) for w in model.parameters()]
+        is_fused = runs_fused(self.fused, model.device)
         kept, self._kept = self._kept, None
         if (
             kept is None
-            or not self.fused
+            or not is_fused
             or kept.weights != weights
             or room > kept.room
             or rows > kept.rows
         ):
             kept = None  # before another one is made
-            if self.fused:
+            if is_fused:
                 room, rows = max(room, _LEAST), max(rows, 32)
             kept = _Standing(self._made(model, room, rows), weights, room, rows)
         try:
@@ -130,7 +131,7 @@ class EngineRoute:
                 kept.engine.check_fits(len(request.ids), request.params.max_tokens)
         except BudgetError as error:
             raise NotEligibleError(str(error)) from None
-        if self.fused:
+        if is_fused:
             self._kept = kept
         return kept.engine
 
