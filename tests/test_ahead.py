@@ -7,6 +7,7 @@ import law
 import micro
 import pytest
 import torch
+from test_engine_law import run
 
 from phisight.engine import ahead
 from phisight.engine import engine as engine_module
@@ -51,22 +52,12 @@ def asking(start: int, max_tokens: int, **options: Any) -> Request:
     return Request(range(start, start + 9), (), SamplingParams(max_tokens=max_tokens), **options)
 
 
-def finish(engine: Engine, tokens: dict[int, list[int]] | None = None) -> dict[int, list[int]]:
-    tokens = {} if tokens is None else tokens
-    while not engine.is_idle:
-        for output in engine.step():
-            assert isinstance(output.result, Token), output.result
-            tokens.setdefault(output.request_id, []).append(output.result.token_id)
-        engine.scheduler.check()
-    return tokens
-
-
 def test_a_lone_answer_waits_for_its_first_two_tokens_alone(
     small: Phi3V, engine: Engine, launched: list[int]
 ) -> None:
     request = asking(30, 12)
     request_id = engine.add(request)
-    assert finish(engine)[request_id] == law.expected(small, request)
+    assert run(engine)[request_id] == law.expected(small, request)
     assert launched == [1] * 10
 
 
@@ -77,7 +68,7 @@ def test_what_comes_after_a_stop_id_is_thrown_away(
     stop = next(i for i in range(4, 12) if whole[i] not in whole[:i])
     requests = [asking(30, 12, stop_ids=frozenset([whole[stop]])), asking(60, 20)]
     ids = [engine.add(request) for request in requests]
-    tokens = finish(engine)
+    tokens = run(engine)
     assert tokens[ids[0]] == whole[: stop + 1]
     assert tokens[ids[1]] == law.expected(small, requests[1])
     assert {1, 2} == set(launched)
@@ -103,7 +94,7 @@ def test_one_that_comes_meanwhile_is_let_in_with_the_next_step(
     for output in together:
         assert isinstance(output.result, Token)
         tokens.setdefault(output.request_id, []).append(output.result.token_id)
-    finish(engine, tokens)
+    run(engine, tokens)
     for request_id, request in zip(ids, requests, strict=True):
         assert tokens[request_id] == law.expected(small, request)
     assert 1 in launched
@@ -127,7 +118,7 @@ def test_a_step_that_breaks_while_another_is_under_way_costs_no_token(
     broken = 0
     while not engine.is_idle:
         try:
-            finish(engine, tokens)
+            run(engine, tokens)
         except KeyboardInterrupt:
             broken += 1
     assert broken == (error is KeyboardInterrupt)

@@ -21,9 +21,9 @@ SIGN = Path(__file__).parents[1] / "examples" / "sign.png"
 TIE = 1e-4  # fp32 tokens may part only where the two likeliest are closer than this
 
 
-def run(engine: Engine) -> dict[int, list[int]]:
-    """The ids of every request."""
-    tokens: dict[int, list[int]] = {}
+def run(engine: Engine, tokens: dict[int, list[int]] | None = None) -> dict[int, list[int]]:
+    """The ids of every request, after those that had come before."""
+    tokens = {} if tokens is None else tokens
     while not engine.is_idle:
         for output in engine.step():
             assert isinstance(output.result, Token), output.result

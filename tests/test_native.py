@@ -50,18 +50,24 @@ def test_rows_by_blocks(kind: Kind, way: Way, shape: tuple[int, int], rows: int)
     assert (y.double() - right).abs().max() <= bound * right.abs().max()
 
 
-@pytest.mark.parametrize(
-    ("queries", "total", "size"), [(20, 90, 32), (70, 70, 64), (33, 300, 96), (300, 300, 32)]
-)
-def test_attention_of_many(queries: int, total: int, size: int) -> None:
-    q, k, v = (normal(2, n, 3, size + i).bfloat16()[..., :size].contiguous()
-               for i, n in enumerate((queries, total, total)))  # fmt: skip
+def mixed_as_defined(q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+    """Assert that; the three in float64, heads before tokens."""
     if not native_attention.can_mix(q, k, v):
         pytest.skip("this processor has no tile registers")
     wide = [x.double().transpose(1, 2) for x in (q, k, v)]
     right = functional.scaled_dot_product_attention(*wide).transpose(1, 2)
     got = native_attention.mix(q, k, v)
     assert (got.double() - right).abs().max() <= 8e-3 * right.abs().max()
+    return wide
+
+
+@pytest.mark.parametrize(
+    ("queries", "total", "size"), [(20, 90, 32), (70, 70, 64), (33, 300, 96), (300, 300, 32)]
+)
+def test_attention_of_many(queries: int, total: int, size: int) -> None:
+    q, k, v = (normal(2, n, 3, size + i).bfloat16()[..., :size].contiguous()
+               for i, n in enumerate((queries, total, total)))  # fmt: skip
+    wide = mixed_as_defined(q, k, v)
     table = torch.randperm(40, generator=torch.Generator().manual_seed(0))[: -(-total // 16)]
     keys, values = (torch.full((40, 3, 16, size), torch.nan).bfloat16() for _ in range(2))
     for store, x in ((keys, k), (values, v)):
@@ -76,12 +82,7 @@ def test_attention_of_many(queries: int, total: int, size: int) -> None:
 def test_attention_of_far_scores() -> None:
     """A query that sees one key only, and scores that lie hundreds apart."""
     q, k, v = (100 * normal(1, 40, 2, 32 + i).bfloat16()[..., :32].contiguous() for i in range(3))
-    if not native_attention.can_mix(q, k, v):
-        pytest.skip("this processor has no tile registers")
-    wide = [x.double().transpose(1, 2) for x in (q, k, v)]
-    right = functional.scaled_dot_product_attention(*wide).transpose(1, 2)
-    got = native_attention.mix(q, k, v)
-    assert (got.double() - right).abs().max() <= 8e-3 * right.abs().max()
+    mixed_as_defined(q, k, v)
 
 
 @pytest.mark.parametrize("shape", [(3, 64), (2, 33, 96)], ids=str)
