@@ -39,7 +39,7 @@ OWN = (
 )
 
 
-# These take minutes, and five times as long in a process that has run hundreds of tests before.
+# These take minutes.
 FIRST = ("test_engine_law", "test_docs", "test_notebook")
 
 

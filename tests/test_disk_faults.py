@@ -18,6 +18,7 @@ from test_loop import rest
 
 from phisight.diskcache import writer
 from phisight.diskcache.cache import DiskCache
+from phisight.engine import loop as loop_module
 from phisight.engine.cache import PagedCache
 from phisight.engine.engine import Engine
 from phisight.engine.kept import Kept
@@ -95,6 +96,7 @@ def test_nobody_waits_where_even_ending_requests_fails(
 ) -> None:
     engine = Engine(small)
     loop, told = EngineLoop(engine), []
+    monkeypatch.setattr(loop_module, "_LINGER", 0.01)
     with monkeypatch.context() as patch:
         patch.setattr(engine, "abort", broken)
         tickets = [loop.submit(asking([7, 8], [picture(number)])) for number in range(3)]
@@ -113,6 +115,9 @@ def test_nobody_waits_where_even_ending_requests_fails(
     assert told == ["the engine failed: ValueError: a fault of ours"] * 3
     assert not loop._by_id
     assert rest(loop, loop.submit(asking([7], []))), "and it goes on"
+    for thread in list(loop._threads):
+        thread.join(10)
+        assert not thread.is_alive(), "it computes what nobody waits for"
 
 
 FAULTS = [torch.OutOfMemoryError("CUDA out of memory"), OSError(errno.EIO, "Input/output error")]

@@ -131,8 +131,9 @@ class EngineLoop:
     # What follows runs in the thread.
 
     def _work(self) -> None:
-        """Steps, and commands between them, until there is nothing to do."""
-        while not self._engine.is_idle and not self._stopping.is_set():
+        """Steps, and commands between them, as long as somebody waits: what an engine that failed
+        may still hold is computed for nobody."""
+        while self._by_id and not self._stopping.is_set():
             for output in self._engine.step():
                 ticket = self._by_id.get(output.request_id)
                 if ticket is None:
