@@ -174,6 +174,12 @@ def takes(x: Tensor, codes: Tensor, scales: Tensor, *offsets: Tensor) -> bool:
     return known and all(t.is_contiguous() for t in (codes, scales, *offsets)) and is_built()
 
 
+def is_inferring() -> bool:
+    """In inference mode, and run rather than traced: to ask for the mode while torch.compile traces
+    ends its graph, and one graph a layer made a training step on an H100 a third longer."""
+    return not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
+
+
 def is_plain(*tensors: Tensor) -> bool:
     """Whether all have memory of their own on the CPU: no subclass that only looks like it."""
     kinds = (Tensor, torch.nn.Parameter)

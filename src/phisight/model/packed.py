@@ -26,7 +26,7 @@ class FullLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         # Of the engine alone: what traces, exports or differentiates a module sees torch's own.
-        if torch.is_inference_mode_enabled() and x.numel() <= native.FEW_DENSE * self.in_features:
+        if native.is_inferring() and x.numel() <= native.FEW_DENSE * self.in_features:
             rows = x.reshape(-1, x.shape[-1])
             if native.can_multiply(rows, self.weight):
                 return native.dense(rows, self.weight).view(*x.shape[:-1], self.out_features)
