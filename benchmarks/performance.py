@@ -81,10 +81,10 @@ def decode() -> str:
     times = [[way, milliseconds(firsts[-1][key])] for key, way in ways.items()]
     return (
         "\n## One GPU, the published size\n\nDecoding, through the public API and with "
-        "`fused=True`, which is off by default and on trial, median:\n\n"
+        "with fused steps, median:\n\n"
         + table(head, rows)
         + f"\nOn {places(found)}.\n\n![Tokens a second by requests](performance/decode.svg)\n\n"
-        + "First token of one picture of 16 crops, `fused=True`, beyond opening it, "
+        + "First token of one picture of 16 crops, beyond opening it, "
         "in milliseconds:\n\n"
         + table(["", "median (least–most)"], times)
         + f"\nOn {where(firsts[-1])}.\n"
@@ -105,7 +105,7 @@ def throughput() -> str:
             for count, f in line["transformers"].items()
         ]
         text += (
-            f"\nAll at once, `fused=True`, {line['tokens_each']} tokens each, "
+            f"\nAll at once, {line['tokens_each']} tokens each, "
             f"{line['prompt_tokens']} before them with a picture; the least is the sum of vision, "
             "reading and decoding at their ceilings:\n\n"
             + table(head, rows)

