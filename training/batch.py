@@ -20,7 +20,7 @@ import torch
 
 from draw.hand import Hand
 from draw.sample import Sample, draw_sample
-from draw.sheet import NUM_CROPS, Sheet
+from draw.sheet import Sheet
 from phisight.hd import CELLS, CROP, HDLayout, hd_layout
 from phisight.processing.image import padded_rgb
 from phisight.processing.processor import Processor
@@ -29,10 +29,11 @@ CELL = CROP // CELLS  # pixels of a picture that one image token stands for
 PER_CELL = 3  # characters of a cell that the helper head is asked for
 FIRST, LAST = 33, 126  # code points with a label of their own; 0 is for no character
 NUM_LABELS = LAST - FIRST + 2
-SHARES = {"cover": 0.19, "text": 0.27, "chart": 0.3, "table": 0.06, "scene": 0.05, "pair": 0.11,
+SHARES = {"cover": 0.2, "text": 0.23, "chart": 0.34, "table": 0.06, "scene": 0.05, "pair": 0.1,
           "photo": 0.02}  # fmt: skip
-TOKENS_A_BATCH = 72_000  # image and text tokens: 64 pictures of 2 x 2 crops
+TOKENS_A_BATCH = 66_000  # image and text tokens: 68 pictures of 2 x 2 crops, 53 of 2 x 3
 LONGEST = 576  # bytes of an answer
+FEWER_CROPS, FEWER = 4, 0.1  # at most so many for this share, for people who ask for fewer
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,9 @@ class Batch(NamedTuple):
     labels: list[torch.Tensor]  # M of (B, R * 12, C * 12, PER_CELL) uint8
 
 
-def example(processor: Processor, sample: Sample) -> Example:
+def example(processor: Processor, sample: Sample, num_crops: int) -> Example:
     """Ids in the chat format; every answer ends with the token that ends a turn."""
-    canvases = [canvas(sheet) for sheet in sample.sheets]
+    canvases = [canvas(sheet, num_crops) for sheet in sample.sheets]
     parts: list[dict[str, Any]] = [{"type": "image"} for _ in canvases]
     messages: list[dict[str, Any]] = []
     end = processor.tokenizer.encode("<|end|>")[-1]
@@ -86,8 +87,8 @@ def example(processor: Processor, sample: Sample) -> Example:
     return Example(ids, answers, canvases)
 
 
-def canvas(sheet: Sheet) -> Canvas:
-    layout = hd_layout(sheet.width, sheet.height, NUM_CROPS)
+def canvas(sheet: Sheet, num_crops: int) -> Canvas:
+    layout = hd_layout(sheet.width, sheet.height, num_crops)
     rows, cols = layout.rows * CELLS, layout.cols * CELLS
     labels = np.zeros((rows, cols, PER_CELL), np.uint8)
     filled = np.zeros((rows, cols), np.uint8)
@@ -115,7 +116,8 @@ def batches(materials: Path, folder: Path, seed: int, split: str) -> Iterator[Ba
     waiting: dict[tuple[int, ...], list[Example]] = {}
     while True:
         (kind,) = kinds.choices(list(SHARES), list(SHARES.values()))
-        made = example(processor, draw_sample(hand, kind))
+        num_crops = FEWER_CROPS if kinds.random() < FEWER else processor.num_crops
+        made = example(processor, draw_sample(hand, kind), num_crops)
         if any(answer.stop - answer.start > LONGEST for answer in made.answers):
             continue
         waiting.setdefault(made.shape, []).append(made)

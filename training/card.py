@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def main() -> None:
     for page in (NANO / "README.md", DOCS / "nano.md"):
         put(page, table(results) + compared(results, rivals))
     model = phisight.load("nano")
+    shutil.rmtree(DOCS / "nano", ignore_errors=True)  # pictures of earlier weights' answers
     parts = [part for name in SAMPLED for part in samples(model, options.materials, name)]
     page = DOCS / "nano.md"
     head = page.read_text().partition("## Samples\n")[0]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from draw.hand import Hand
 from draw.jacket import draw_jacket
 from draw.ornament import ornament
+from draw.running import COMMON
 from draw.sheet import Drawn, Sheet, Turn
-from draw.text import COMMON, READ
+from draw.text import READ
 
 BOTH = (
     "Help me get the title and author information of this book?",
@@ -66,7 +67,8 @@ def random_book(hand: Hand) -> Book:
         title += r.choice("?!")
     style = r.random()
     title = title.upper() if style < 0.4 else title.title() if style < 0.85 else title.capitalize()
-    return Book(title, None if hand.chance(0.1) else random_author(hand))
+    absent = hand.chance(0.14 if hand.practises else 0.1)
+    return Book(title, None if absent else random_author(hand))
 
 
 def random_author(hand: Hand) -> str:

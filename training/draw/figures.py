@@ -120,7 +120,7 @@ def random_figures(hand: Hand, kinds: tuple[str, ...] = USUAL) -> Figures:
     count = r.randint(3, 8) if kind in ("bar", "line") else r.randint(2, 5)
     labels = _labels(hand, count, timely=kind != "pie" and hand.chance(0.65))
     series: tuple[str, ...] = ("",)
-    if kind == "grouped" or (kind == "line" and hand.chance(0.45 if hand.practises else 0.15)):
+    if kind == "grouped" or (kind == "line" and hand.chance(0.6 if hand.practises else 0.15)):
         if kind == "line":
             labels = labels[:5]
         series = tuple(_distinct(lambda: hand.word(8).capitalize(), r.choice((2, 2, 3))))

@@ -141,7 +141,7 @@ def _extra(hand: Hand, book: Book) -> list[str]:
     n, year, name = r.randint(4, 19), r.randint(1950, 2030), r.choice(hand.names)
     extras = EXTRAS + PRACTISED if hand.practises else EXTRAS
     text = r.choice(extras).format(n=n, year=year, word=word, name=name)
-    if book.author is not None and hand.chance(0.06):
+    if book.author is not None and hand.chance(0.12 if hand.practises else 0.06):
         text = f"Author of {word} {hand.word(9).capitalize()}"
     text = text.upper() if hand.chance(0.35) else text
     return text.split(" - ") if hand.chance(0.6) else [text]

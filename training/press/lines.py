@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from draw import text
 from draw.hand import Hand
+from draw.running import MOST
 from draw.text import _piece
 from press.canvas import Canvas, Draft, backdrop, css, near, size, tag
 
@@ -22,7 +23,7 @@ def draft(hand: Hand) -> Draft:
     while True:
         lines = hand.random.choice((_poster, _notice, _names, _label, _menu, _mixed, _mixed))(hand)
         answer = "\n".join(lines).replace("\t", " ")
-        if len(answer) <= text.MOST:
+        if len(answer) <= MOST:
             break
     canvas = Canvas(hand, width, height)
     ask = hand.random.choice(text.READ)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from draw import text
 from draw.hand import Hand
-from draw.text import _sentences
+from draw.running import MOST, sentences
 from press.canvas import Canvas, Draft, backdrop, css, mix, size, tag
 
 NARROWEST, WIDEST = 20, 46  # characters of a line
@@ -13,14 +13,14 @@ MOST_LINES = 12
 
 def broken(hand: Hand, per: int, count: int) -> list[str]:
     """Running text, filled up to `per` characters a line."""
-    words = _sentences(hand)
+    words = sentences(hand)
     lines: list[str] = []
     word = next(words)
     while len(lines) < count:
         line, word = word, next(words)
         while len(line) + 1 + len(word) <= per:
             line, word = f"{line} {word}", next(words)
-        if sum(map(len, lines)) + len(lines) + len(line) > text.MOST - 30:
+        if sum(map(len, lines)) + len(lines) + len(line) > MOST - 30:
             break
         lines.append(line)
     return lines
