@@ -45,7 +45,7 @@ def test_every_way_of_asking_gives_the_same_answer() -> None:
             nano.ask(prompt),
         ]
     assert {other.token_ids for other in others} == {plain.token_ids}
-    assert plain.usage == phisight.Usage(len(prompt.ids), 757, len(plain.token_ids))
+    assert plain.usage == phisight.Usage(len(prompt.ids), 1057, len(plain.token_ids))
     parts_of_time = dataclasses.asdict(plain.timings)
     assert sum(parts_of_time.values()) == plain.timings.total
     assert min(parts_of_time[name] for name in ("processing", "vision", "prefill", "decode")) > 0
@@ -139,7 +139,7 @@ def test_an_encoded_picture_serves_many_questions(
     nano: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     book = nano.encode_image(BOOK)
-    assert repr(book) == "<phisight.EncodedImage of 757 tokens>"
+    assert repr(book) == "<phisight.EncodedImage of 1057 tokens>"
     assert nano.encode_image(book) is book
     raw = f"<|user|>\n<|image_1|>\n{QUESTION}<|end|>\n<|assistant|>\n"
     expected = nano.ask(QUESTION, [BOOK]).token_ids
@@ -176,13 +176,13 @@ def test_the_cost_is_known_before_anything_runs(
         too_long = nano.cost("Compare.", [BOOK] * 6)
     answer = nano.ask("Compare.", [BOOK, EXAMPLES / "sign.png"], max_tokens=1)
     assert cost.prompt_tokens == answer.usage.prompt_tokens
-    assert cost.image_tokens == (757, 757)
+    assert cost.image_tokens == (1057, 757)
     assert sum(cost.image_tokens) == answer.usage.image_tokens
     assert cost.max_answer_tokens == 4096 - cost.prompt_tokens
     assert cost.token_bytes == 2 * 8 * 448 * nano.network.dtype.itemsize
-    assert cost.flops == nano.network.flops(cost.prompt_tokens, 10)
+    assert cost.flops == nano.network.flops(cost.prompt_tokens, 7 + 5)
     assert cost.fits
-    assert str(cost).startswith(f"{cost.prompt_tokens} tokens (1514 of pictures) of 4096, ")
+    assert str(cost).startswith(f"{cost.prompt_tokens} tokens (1814 of pictures) of 4096, ")
     assert (too_long.fits, too_long.max_answer_tokens) == (False, 0)
     assert str(too_long).endswith(": does not fit")
 
@@ -193,7 +193,7 @@ def test_a_cache_too_small_is_said_before_anything_runs(monkeypatch: pytest.Monk
         patch.setattr(model.network, "encode_images", None)
         with pytest.raises(
             errors.BudgetError,
-            match=r"a prompt of 8\d\d tokens and an answer of up to 512 take 0.0\d GiB of cache, "
+            match=r"a prompt of 11\d\d tokens and an answer of up to 512 take 0.0\d GiB of cache, "
             r"and on cpu it has 0.00 GiB: use fewer pictures",
         ):
             model.ask(QUESTION, [BOOK])
@@ -272,7 +272,7 @@ def test_memory_without_end_is_as_much_as_is_of_use() -> None:
     model = load("nano", kv_memory=math.inf, image_memory=math.inf)
     most = load("nano", kv_memory=1e300)._loop.cache_bytes
     assert model._loop.cache_bytes == most == (32 * 4096 + 32 * 32) * model._loop.bytes_per_token
-    assert model.encode_image(BOOK).num_tokens == 757
+    assert model.encode_image(BOOK).num_tokens == 1057
 
 
 def test_several_questions_about_a_picture_read_it_once(nano: Model) -> None:

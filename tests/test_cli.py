@@ -389,12 +389,12 @@ def test_a_closed_pipe_is_no_crash() -> None:
 def test_crops_draws_what_the_model_sees(tmp_path: Path) -> None:
     done = phi("crops", BOOK, "--output", "crops.png", cwd=tmp_path)
     assert done.stdout.splitlines() == [
-        f"{BOOK} for nano: 2 x 2 crops of 336 pixels (672 x 672) and one of the whole: "
-        "757 tokens of 4096 (18%), 10 MiB of memory in bfloat16",
+        f"{BOOK} for nano: 2 x 3 crops of 336 pixels (672 x 1008) and one of the whole: "
+        "1057 tokens of 4096 (26%), 14 MiB of memory in bfloat16",
         "drawn in crops.png",
     ]
     with Image.open(tmp_path / "crops.png") as drawn:
-        assert drawn.size == (24 + 336 + 24 + 336 + 10 + 336 + 24, 24 + 20 + 336 + 10 + 336 + 24)
+        assert drawn.size == (24 + 336 + 24 + 336 + 10 + 336 + 24, 24 + 20 + 3 * 336 + 2 * 10 + 24)
     one = phi("crops", BOOK, "--num-crops", "1")
     assert "1 x 1 crops of 336 pixels (336 x 336) and one of the whole: 313 tokens" in one.stdout
 
@@ -405,7 +405,7 @@ def test_info_tells_what_the_model_needs() -> None:
     assert lines["parameters"] == "27,791,008"
     assert lines["weights"] == "0.05 GiB in bfloat16, 0.10 in float32"
     assert lines["context"] == "4,096 tokens, 14 KiB each in bfloat16"
-    assert lines["pictures"] == "up to 4 crops each"
+    assert lines["pictures"] == "up to 6 crops each"
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def config(official: Path) -> ProcessorConfig:
 
 def test_defaults_are_the_checkpoints(config: ProcessorConfig, nano_folder: Path) -> None:
     assert config.num_crops == GOLDENS["num_crops_default"] == 16
-    assert read_processor_config(nano_folder).num_crops == 4
+    assert read_processor_config(nano_folder).num_crops == 6
 
 
 @pytest.mark.parametrize("part", range(8))

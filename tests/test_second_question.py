@@ -1,6 +1,7 @@
 """A second question on a picture: what is computed for it is counted."""
 
 import functools
+import math
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,8 @@ def test_nothing_is_encoded_read_or_unpacked_again(
     monkeypatch.setattr(Runner, "read", reading)
     first = model.ask("Who is the author of this book?", [BOOK])
     assert len(encoded) == 1
-    assert sum(read[:2]) == first.usage.prompt_tokens
+    chunks = math.ceil(first.usage.prompt_tokens / 512)
+    assert sum(read[:chunks]) == first.usage.prompt_tokens
     read.clear()
     for name in ("int4_unpacked", "unpack_int4", "unpack_int8"):
         monkeypatch.setattr(native if name == "int4_unpacked" else packed, name, refused)

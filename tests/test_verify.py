@@ -82,7 +82,7 @@ def test_nano_passes_and_two_files_say_so(nano_run: tuple[Result, Path]) -> None
     assert (record["schema"], record["model"], record["verdict"]) == (SCHEMA, "nano", verdict)
     assert [f["check"] for f in record["findings"]][-3:] == ["answers", "book", "dtypes"]
     assert {row["sha256"] for row in record["files"] if row["name"] == "model.safetensors"} == {
-        "04e2874b1f06718614c9e93f5242bdcbe2f362f7c3e7b1b84d22543d775fc5d4"
+        "a9fe2b93c310c5270e93d4bdc3c6dc55936d8b026b0de7bc2475adf9100357bb"
     }
     assert record["environment"]["torch"] == torch.__version__
 
@@ -234,13 +234,14 @@ def test_a_chatml_template(tmp_path: Path) -> None:
     assert len(report.answers) == 3
 
 
-def test_a_context_too_short_keeps_the_answers_before(micro_folder: Path) -> None:
-    report = verify(micro_folder)  # 900 positions: one picture fits, two do not
+def test_a_context_too_short_keeps_the_answers_before(tmp_path: Path) -> None:
+    micro.write(tmp_path / "m", max_position_embeddings=1300)
+    report = verify(tmp_path / "m")  # one picture fits, two do not
     assert [row.picture for row in report.answers] == ["chart", "book"]
     assert faults(report) == {}  # the model is whole; its context is short
     said = finding(report, "answers").message
     assert said.startswith("not measured: the prompt has ")
-    assert "the model's context is 900" in said
+    assert "the model's context is 1300" in said
     assert finding(report, "dtypes").message == "not run: not everything was answered"
 
 
