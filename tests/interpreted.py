@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from phisight.kernels import fused, reference
-from phisight.kernels.skinny import skinny
+from phisight.kernels.skinny import skinny, tiles_for
 from phisight.kernels.streamed import stream
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -60,6 +60,18 @@ def test_few_rows_by_tiles(rows: int) -> None:
     assert_close(skinny(x, weight, residual=residual, tiles=tiles), expected)
     gated = skinny(reference.rms_norm(x, norm, 1e-5), weight, gated=True, tiles=tiles)
     assert_close(gated, reference.gated_linear(x, norm, 1e-5, weight))
+
+
+@pytest.mark.parametrize(("chip", "taken"), [((9, 0), True), ((8, 0), False), ((8, 9), False)])
+def test_tiles_are_of_the_chip_they_were_measured_on(
+    chip: tuple[int, int], taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: chip)
+    x, weight = (
+        torch.empty(size, 3072, dtype=torch.bfloat16, device="meta") for size in (20, 16384)
+    )
+    assert (tiles_for(x, weight) is not None) == taken
+    assert tiles_for(x[:, :70], weight[:, :70]) is None, "of a size that nobody measured"
 
 
 @every_dtype

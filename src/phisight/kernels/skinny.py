@@ -15,7 +15,9 @@ from phisight.kernels.streamed import starts_early
 
 Tiles = tuple[int, int, int, int]  # a program's outputs, and inputs at a time; stages; warps
 # By the most rows, a weight's outputs and inputs: where it beats cuBLAS, measured on an H100
-# (docs/log.md). Others are left to cuBLAS.
+# (docs/log.md). Others are left to cuBLAS, and so is every other chip: one of these takes 120 KiB
+# of shared memory, and a program has 99 on an RTX card or an L4.
+MEASURED_ON = (9, 0)  # compute capability
 TILES: dict[tuple[int, int, int], Tiles] = {
     (8, 9216, 3072): (32, 128, 4, 4),
     (8, 3072, 3072): (16, 256, 4, 2),
@@ -34,7 +36,10 @@ def tiles_for(x: Tensor, weight: Tensor) -> Tiles | None:
     if x.dtype != weight.dtype or x.dtype not in (torch.bfloat16, torch.float16):
         return None
     most = next((most for most in (8, 32) if len(x) <= most), 0)
-    return TILES.get((most, *weight.shape)) if weight.is_contiguous() else None
+    tiles = TILES.get((most, *weight.shape)) if weight.is_contiguous() else None
+    if tiles is None or torch.cuda.get_device_capability(x.device) != MEASURED_ON:
+        return None
+    return tiles
 
 
 @triton.jit
