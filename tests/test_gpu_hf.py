@@ -121,9 +121,13 @@ def test_nano_reads_the_book_in_bfloat16(nano_folder: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("fused", [False, None])
 @pytest.mark.parametrize("change", [in_place, by_data, loaded, assigned, trained, merged, narrowed])
-def test_answers_are_of_the_weights_as_they_are(change: Callable[..., None]) -> None:
+def test_answers_are_of_the_weights_as_they_are(
+    change: Callable[..., None], fused: bool | None
+) -> None:
     model = bridged(micro.network(micro.config())).cuda()
+    model.engine.fused = fused
     inputs = {key: value.cuda() for key, value in padded([text(70), text(35, 1)]).items()}
     before, _ = both(model, inputs, max_new_tokens=16, do_sample=False)
     change(model)
@@ -160,6 +164,7 @@ def test_graphs_read_the_weights_as_they_are(
 
 def test_the_engine_s_memory_is_the_call_s(tiny_folder: Path) -> None:
     model = Phi3VForCausalLM.from_pretrained(tiny_folder, dtype=torch.bfloat16).cuda()
+    model.engine.fused = False
     inputs = {"input_ids": torch.tensor([text(30)], device="cuda")}
     model.generate(**inputs, max_new_tokens=20, do_sample=False)
     held = torch.cuda.memory_allocated()

@@ -395,6 +395,8 @@ def test_weights_are_shared_and_an_engine_is_kept_by_its_rule(
     assert ask() == 1, "training freed it"
     either.engine.free()
     assert ask() == 1
+    either.cpu()
+    assert ask() == 1, "where the weights went, it did not"
     assigned(either)
     assert ask() == 1
 

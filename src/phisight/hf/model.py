@@ -10,6 +10,7 @@ Dimensions: B rows, T tokens, D hidden size, N pictures, V vocabulary size.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -72,6 +73,11 @@ class Phi3VForCausalLM(PreTrainedModel, Phi3VGeneration, GenerationMixin):
         self.gradient_checkpointing = False
         self.engine = EngineRoute(self.modules())
         self.post_init()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Phi3VForCausalLM:
+        """As ever (`to`, `cuda`, `half`); an engine made for the weights' old places goes."""
+        self.engine.free()
+        return super()._apply(fn, recurse)
 
     def train(self, mode: bool = True) -> Phi3VForCausalLM:
         """As ever; training needs the memory that an engine was keeping."""

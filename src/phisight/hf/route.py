@@ -45,9 +45,9 @@ class _Standing(NamedTuple):
 class EngineRoute:
     """`enabled=False` leaves every call to transformers; `fused` is the engine's option.
 
-    Without `fused` an engine and its cache live for one call. With it they are kept for the next
-    ones, until the weights are moved or replaced, `train()`, a call that needs more room, or
-    `free()`. `taken` says who answered the last call.
+    Where steps are not fused an engine and its cache live for one call. Where they are, both are
+    kept for the next ones: until `train()`, `free()`, the model is moved or cast, or a call that
+    needs more room or finds weights replaced. `taken` says who answered the last call.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
