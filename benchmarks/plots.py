@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import matplotlib as mpl
-from performance import PLOTS, newest
+from performance import PLOTS, cpu_runs, is_ours, newest
 
 mpl.use("svg")
 mpl.rcParams |= {"svg.hashsalt": "phisight", "svg.fonttype": "none"}  # the same file each time
@@ -83,11 +83,11 @@ def throughput(path: Path) -> None:
 
 
 def cpu(path: Path) -> None:
-    found = newest("decoder_cpu", "engine")
+    found = cpu_runs()[0]
     axes = _axes(height=0.7 + 0.5 * len(found))
     for place, line in enumerate(reversed(found)):
         rate = line["decode_tok_per_s"]
-        color = OURS if line["engine"].startswith("phisight") else LIMIT
+        color = OURS if is_ours(line) else LIMIT
         axes.barh(place, rate["p50"], color=color, height=0.55)
         axes.plot([rate["min"], rate["max"]], [place, place], color="#333333", linewidth=1.2)
         axes.annotate(
