@@ -31,7 +31,7 @@ COMMON = (
 
 
 def running_text(hand: Hand, width: int, height: int) -> tuple[Sheet, list[str]]:
-    """The sheet and its lines, of 20 to 46 characters."""
+    """The sheet and its lines, of 20 to 46 characters; practised from 13 on."""
     r = hand.random
     sheet, ground = hand.paper(width, height)
     face, per = hand.font_path(), r.randint(20, 46)
