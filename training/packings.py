@@ -30,7 +30,10 @@ class Packing:
     """A model as loaded, and the right answers it is to be tried with."""
 
     def __init__(self, name: str, weights: str | None) -> None:
-        self.model = phisight.load(name, weights=weights, max_batch=64, chunk_tokens=CHUNK)
+        # Six of them: what fits every prompt of a row is enough for each.
+        self.model = phisight.load(
+            name, weights=weights, max_batch=64, chunk_tokens=CHUNK, kv_memory=1.0
+        )
         self._likely: dict[tuple[int, ...], list[int]] = {}
         engine = self.model._loop._engine
         engine.scheduler._guess = self._guess
