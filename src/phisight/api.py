@@ -44,6 +44,7 @@ def load(
     device: str | None = None,
     dtype: str | None = None,
     weights: str | None = None,
+    activations: str | None = None,
     num_crops: int | None = None,
     crops: str | None = None,
     **engine: Unpack[EngineOptions],
@@ -51,18 +52,17 @@ def load(
     """Load a model: a folder, a name such as "phi-3.5-vision", a hub id in the local cache.
 
     Without a name: the one in PHISIGHT_MODEL, or chosen by `phisight use`, or the bundled `nano`,
-    as `Model.chosen_by` says. `device` and `dtype` are chosen if left out: see `Model.placement`.
-    `weights` packs the language model; `num_crops` replaces the checkpoint's own, and with
-    crops="auto" small pictures have fewer. Engine options are EngineConfig's. Raises the errors
-    of their kinds: ModelError, OptionError, DeviceError, BudgetError.
+    as `Model.chosen_by` says. Options are those of LoadOptions and EngineConfig: what is left out
+    is chosen, as `Model.placement` tells. Raises ModelError, OptionError, DeviceError, BudgetError.
     """
     options = LoadOptions(
-        device=device, dtype=dtype, weights=weights, num_crops=num_crops, crops=crops
-    )
+        device=device, dtype=dtype, weights=weights, activations=activations,
+        num_crops=num_crops, crops=crops,
+    )  # fmt: skip
     serving = engine_config(engine)
     folder = find_model(model)
-    config = read_model_config(folder.path, options.weights)
-    placement = choose_placement(options.device, options.dtype, config.weights)
+    config = read_model_config(folder.path, options.weights, options.activations)
+    placement = choose_placement(options.device, options.dtype, config.weights, config.activations)
     processor = Processor(folder.path, options.num_crops, options.crops)
     if processor.tokenizer.size > config.vocab_size:
         raise ConfigError(

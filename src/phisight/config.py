@@ -95,6 +95,7 @@ class ModelConfig:
     rope: RopeConfig
     vision: VisionConfig
     weights: str | None = None  # bits of the language model's: a value of LoadOptions.weights
+    activations: str | None = None  # of LoadOptions.activations
 
     @property
     def head_dim(self) -> int:
@@ -110,13 +111,16 @@ class ProcessorConfig:
     image_std: tuple[float, float, float]
 
 
-def read_model_config(folder: Path, weights: str | None = None) -> ModelConfig:
+def read_model_config(
+    folder: Path, weights: str | None = None, activations: str | None = None
+) -> ModelConfig:
     """The model described by config.json and, where present, generation_config.json.
 
-    `weights` as in LoadOptions. Raises ConfigError, OptionError.
+    `weights` and `activations` as in LoadOptions. Raises ConfigError, OptionError.
     """
     config = model_config(jsonfile.read_json(folder / "config.json"))
-    config = replace(config, weights=chosen_weights(config.weights, weights))
+    packed = chosen_weights(config.weights, weights, activations)
+    config = replace(config, weights=packed, activations=activations)
     generation = folder / "generation_config.json"
     if not generation.exists():
         return config
@@ -195,9 +199,7 @@ def _rope_config(data: Mapping[str, Any], head_dim: int, max_positions: int) -> 
     if scaling is None:
         ones = (1.0,) * half
         return RopeConfig(theta, ones, ones, original, 1.0)
-    kind = (
-        scaling.get("type", scaling.get("rope_type")) if isinstance(scaling, Mapping) else scaling
-    )
+    kind = scaling.get("type", scaling.get("rope_type")) if isinstance(scaling, Mapping) else None
     known = {"type", "rope_type", "short_factor", "long_factor"}
     if kind not in ("su", "longrope") or set(scaling) - known:
         raise ConfigError(
@@ -234,9 +236,7 @@ def _vision_config(data: Mapping[str, Any]) -> VisionConfig:
     if hidden % heads:
         raise ConfigError(f"vision hidden_size={hidden} does not split into {heads} heads")
     if data.get("image_dim_out", hidden) != hidden:
-        raise ConfigError(
-            f"img_processor.image_dim_out={data['image_dim_out']}: the vision tower gives {hidden}"
-        )
+        raise ConfigError(f"image_dim_out={data['image_dim_out']}: the vision tower gives {hidden}")
     stored = jsonfile.whole_number(vision, "num_hidden_layers", maximum=_MOST_LAYERS)
     # hidden_states[layer_idx] of the reference: -1 is the last layer's output, -2 the one before.
     used = stored + 1 + int(data.get("layer_idx", -2))

@@ -25,10 +25,16 @@ def stored_weights(quantization: object) -> str | None:
     )
 
 
-def chosen_weights(stored: str | None, asked: str | None) -> str | None:
-    """The format to run in. Raises OptionError if the weights are packed in another already."""
+def chosen_weights(stored: str | None, asked: str | None, activations: str | None) -> str | None:
+    """The format to run in. Raises OptionError if the weights are packed in another already, or if
+    inputs are to be rounded where none are packed."""
     if stored is not None and asked is not None and asked != stored:
         raise OptionError(
             f"weights={asked}: this model's are in {stored} already; begin from its full weights"
+        )
+    if activations is not None and not (asked or stored):
+        raise OptionError(
+            f"activations={activations}: only with packed weights; add weights={WEIGHTS[-1]} or "
+            "take a folder that `phisight quantize` wrote"
         )
     return asked or stored

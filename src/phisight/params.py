@@ -15,6 +15,7 @@ from phisight.options import check_bias, check_limits, check_names, check_stops,
 
 DTYPES = ("bfloat16", "float32")
 WEIGHTS = ("int8", "int4")
+ACTIVATIONS = ("int8",)
 CROPS = ("auto",)
 
 
@@ -127,6 +128,12 @@ class LoadOptions:
         "Pack the language model's weights while loading (CPU only): a third or half of the "
         "memory, answers a little less exact. Left out: as the model folder has them.",
         choices=WEIGHTS,
+    )
+    activations: str | None = option(
+        None,
+        "Round what packed layers and the vision tower take in to 8 bits too: prompts and pictures "
+        "are read sooner, answers are a little less exact. Left out: as it is.",
+        choices=ACTIVATIONS,
     )
     num_crops: int | None = option(
         None,

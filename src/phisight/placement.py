@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from phisight.errors import DeviceError
-from phisight.kernels.packed import described
+from phisight.kernels import packed, rounded
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -35,7 +35,10 @@ class Placement:
 
 
 def choose_placement(
-    device: str | None, dtype: str | None, weights: str | None = None
+    device: str | None,
+    dtype: str | None,
+    weights: str | None = None,
+    activations: str | None = None,
 ) -> Placement:
     """Fill in what is None. Raises DeviceError for a device that is not there.
 
@@ -56,7 +59,9 @@ def choose_placement(
     else:
         number = _DTYPES[dtype]
     if weights is not None:
-        reasons.append(f"{weights} {described()}")
+        reasons.append(f"{weights} {packed.described()}")
+    if activations is not None:
+        reasons.append(f"inputs in {activations} {rounded.described()}")
     return Placement(chosen, number, "; ".join(reasons))
 
 

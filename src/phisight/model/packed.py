@@ -1,7 +1,8 @@
-"""Linear layers in 8 or 4 bits: modules that stand where `nn.Linear` stands.
+"""Linear layers in 8, 7 or 4 bits: modules that stand where `nn.Linear` stands.
 
 Owns which layers are packed, and the names of their parts in a checkpoint: those of the language
-model, not the vision tower or the projector; the last, which gives the logits, never in 4 bits.
+model, the last, which gives the logits, never in 4 bits. Where inputs are rounded, the vision
+tower and the projector are packed too, in 7 bits; the last layer's inputs stay as they are.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from phisight.config import ModelConfig
-from phisight.kernels import native, packed
+from phisight.kernels import native, packed, rounded
+from phisight.kernels.rounded import Kind
 
 ROWS = 256  # outputs packed at a time: the passes over them stay in the processor's cache
 
@@ -36,15 +38,19 @@ class FullLinear(nn.Linear):
 class Int8Linear(nn.Module):
     """(..., K) to (..., N); (N, K) int8 codes and (N,) bfloat16 scales."""
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    def __init__(self, in_features: int, out_features: int, *, rounds: bool = False) -> None:
         super().__init__()
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features, self.out_features, self.rounds = in_features, out_features, rounds
         self.codes = _stored(out_features, in_features, dtype=torch.int8)
         self.scales = _stored(out_features, dtype=torch.bfloat16)
 
     def forward(self, x: Tensor) -> Tensor:
         _check_width(x, self.in_features)
-        y = packed.linear_int8(x.reshape(-1, x.shape[-1]), self.codes, self.scales)
+        rows = x.reshape(-1, x.shape[-1])
+        if self.rounds:
+            y = rounded.linear(rows, Kind.INT8, self.codes, self.scales)
+        else:
+            y = packed.linear_int8(rows, self.codes, self.scales)
         return y.view(*x.shape[:-1], self.out_features)
 
     def settle(self, dtype: torch.dtype) -> None:
@@ -62,9 +68,9 @@ class Int8Linear(nn.Module):
 class Int4Linear(nn.Module):
     """(..., K) to (..., N); (N, G * GROUP / 2) uint8 codes, (N, G) bfloat16 scales and offsets."""
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    def __init__(self, in_features: int, out_features: int, *, rounds: bool = False) -> None:
         super().__init__()
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features, self.out_features, self.rounds = in_features, out_features, rounds
         groups = packed.groups_of(in_features)
         self.codes = _stored(out_features, groups * packed.GROUP // 2, dtype=torch.uint8)
         self.scales = _stored(out_features, groups, dtype=torch.bfloat16)
@@ -75,7 +81,10 @@ class Int4Linear(nn.Module):
         _check_width(x, self.in_features)
         rows = x.reshape(-1, x.shape[-1])
         if self._laid is not None and len(rows) <= packed.FEW:
+            rows = rounded.round_rows(rows).to(x.dtype) if self.rounds else rows
             y = packed.linear_int4_by_torch(rows, *self._laid)
+        elif self.rounds:
+            y = rounded.linear(rows, Kind.INT4, self.codes, self.scales, self.offsets)
         else:
             y = packed.linear_int4(rows, self.codes, self.scales, self.offsets)
         return y.view(*x.shape[:-1], self.out_features)
@@ -96,24 +105,64 @@ class Int4Linear(nn.Module):
         return {"codes": codes, "scales": scales, "offsets": offsets}
 
 
-PackedLinear = Int8Linear | Int4Linear
+class Int7Linear(nn.Module):
+    """(..., K), rounded, to (..., N): (N, G * GROUP) uint8 codes, (N, G) bfloat16 scales and
+    offsets, and an (N,) bias in the model's dtype."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        groups = packed.groups_of(in_features)
+        self.codes = _stored(out_features, groups * packed.GROUP, dtype=torch.uint8)
+        self.scales = _stored(out_features, groups, dtype=torch.bfloat16)
+        self.offsets = _stored(out_features, groups, dtype=torch.bfloat16)
+        self.bias = nn.Parameter(torch.empty(out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        _check_width(x, self.in_features)
+        rows, parts = x.reshape(-1, x.shape[-1]), (self.codes, self.scales, self.offsets)
+        y = rounded.linear(rows, Kind.INT7, *parts, self.bias)
+        return y.view(*x.shape[:-1], self.out_features)
+
+    def settle(self, dtype: torch.dtype) -> None:
+        """Nothing is to be made ready."""
+
+    def bytes_to_settle(self, dtype: torch.dtype) -> int:
+        return 0
+
+    @staticmethod
+    def pack(weight: Tensor) -> dict[str, Tensor]:
+        codes, scales, offsets = rounded.pack_int7(weight)
+        return {"codes": codes, "scales": scales, "offsets": offsets}
+
+
+PackedLinear = Int8Linear | Int7Linear | Int4Linear
+PARTS = ("codes", "scales", "offsets")  # what `pack` makes
 
 
 def linear(config: ModelConfig, in_features: int, out_features: int) -> nn.Module:
     """A layer of the language model, without bias."""
     if config.weights == "int4":
-        return Int4Linear(in_features, out_features)
-    return _linear8(config, in_features, out_features)
+        return Int4Linear(in_features, out_features, rounds=config.activations is not None)
+    return _linear8(config, in_features, out_features, rounds=config.activations is not None)
 
 
 def last_linear(config: ModelConfig, in_features: int, out_features: int) -> nn.Module:
     """The layer that gives the logits."""
-    return _linear8(config, in_features, out_features)
+    return _linear8(config, in_features, out_features, rounds=False)
+
+
+def pack_tower(tower: nn.Module) -> None:
+    """Put an Int7Linear in the place of every linear layer."""
+    for module in list(tower.modules()):
+        for name, layer in list(module.named_children()):
+            if isinstance(layer, nn.Linear):
+                setattr(module, name, Int7Linear(layer.in_features, layer.out_features))
 
 
 def packed_layers(model: nn.Module) -> Iterator[tuple[str, PackedLinear]]:
     for name, module in model.named_modules():
-        if isinstance(module, (Int8Linear, Int4Linear)):
+        if isinstance(module, (Int8Linear, Int7Linear, Int4Linear)):
             yield name, module
 
 
@@ -142,9 +191,11 @@ def pack_pieces(layer: PackedLinear, pieces: Iterator[Tensor]) -> dict[str, Tens
     return {name: torch.cat([part[name] for part in made]) for name in made[0]}
 
 
-def _linear8(config: ModelConfig, in_features: int, out_features: int) -> nn.Module:
+def _linear8(
+    config: ModelConfig, in_features: int, out_features: int, *, rounds: bool
+) -> nn.Module:
     if config.weights is not None:
-        return Int8Linear(in_features, out_features)
+        return Int8Linear(in_features, out_features, rounds=rounds)
     return FullLinear(in_features, out_features)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from phisight.config import ModelConfig
 from phisight.hd import PATCHES
 from phisight.model.decoder import Attend, DecoderLayer, RMSNorm, widened
-from phisight.model.packed import last_linear
+from phisight.model.packed import last_linear, pack_tower
 from phisight.model.projector import ImageEmbedding
 from phisight.model.rope import Rope, Rotation
 from phisight.model.vision import empty_embedding
@@ -64,6 +64,8 @@ class Phi3VModel(nn.Module):
         super().__init__()
         self.embed_tokens = empty_embedding(config.vocab_size, config.hidden_size)
         self.vision_embed_tokens = ImageEmbedding(config)
+        if config.activations is not None:
+            pack_tower(self.vision_embed_tokens)
         self.layers = nn.ModuleList(DecoderLayer(config, i) for i in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 

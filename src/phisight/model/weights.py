@@ -20,7 +20,7 @@ from phisight.config import ModelConfig
 from phisight.errors import BudgetError, CheckpointError, DeviceError
 from phisight.model.files import TIED, check_tied, locate_tensors, open_tensors, stored_shapes
 from phisight.model.memory import free_bytes
-from phisight.model.packed import ROWS, norm_before, pack_pieces, packed_layers
+from phisight.model.packed import PARTS, ROWS, norm_before, pack_pieces, packed_layers
 from phisight.model.phi3v import Phi3V
 from phisight.model.staging import DTYPES, Wanted, read_tensors
 
@@ -52,7 +52,8 @@ def load_model(
     files = _checked_files(folder, model)
     parameters = dict(model.named_parameters())
     to_pack = {name: layer for name, layer in packed_layers(model) if f"{name}.codes" not in files}
-    stored = [name for name in parameters if name.rpartition(".")[0] not in to_pack]
+    made = {f"{name}.{part}" for name in to_pack for part in PARTS}
+    stored = [name for name in parameters if name not in made]
     state: dict[str, Tensor] = {}
     for file in dict.fromkeys(files[name] for name in stored):
         names = [name for name in stored if files[name] == file]
@@ -130,8 +131,8 @@ def _checked_files(folder: Path, model: Phi3V) -> dict[str, Path]:
     wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
     for name, layer in packed_layers(model):
         if f"{name}.weight" in files:  # still to be packed
-            for part in dict(layer.named_parameters()):
-                del wanted[f"{name}.{part}"]
+            for part in PARTS:
+                wanted.pop(f"{name}.{part}", None)
             wanted[f"{name}.weight"] = (layer.out_features, layer.in_features)
     _check_keys(folder, wanted, stored_shapes(files), model.config)
     check_tied(files)

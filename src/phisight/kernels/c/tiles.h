@@ -39,9 +39,10 @@ CLONED static void multiply_float(const float *w, const float *x, int64_t tiles,
 #include <cpuid.h>
 #include <immintrin.h>
 #define BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
 
 /* The transpose of 16 x 16 numbers. */
-INLINE BF16 void transpose(__m512i v[SIDE]) {
+INLINE AVX512 void transpose(__m512i v[SIDE]) {
     __m512i t[SIDE];
     for (int i = 0; i < SIDE; i += 2) {
         t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
@@ -66,7 +67,7 @@ INLINE BF16 void transpose(__m512i v[SIDE]) {
 }
 
 /* `count` rows of `width` numbers, `stride` apart, as tiles; zeros where there are none. */
-BF16 __attribute__((unused)) static void lay_bfloat16(const uint16_t *x, int64_t stride,
+AVX512 __attribute__((unused)) static void lay_bfloat16(const uint16_t *x, int64_t stride,
                                                       int64_t count, int64_t width, int64_t tiles,
                                                       int64_t steps, uint16_t *out) {
     for (int64_t r = 0; r < tiles; r++)

@@ -7,7 +7,7 @@
 #define GROUP 128
 #define PLANE 32 /* codes of a group that stand at the same four bits of its 32 words */
 
-enum { INT8, INT4 };
+enum { INT8, INT4, INT7 };
 
 typedef struct {
     int32_t kind;

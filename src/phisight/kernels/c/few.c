@@ -1,0 +1,176 @@
+/* Few rows, rounded to bytes, over weights of 4 or 8 bits: each row of weights is read once, as it
+ * lies. What rounded.c computes, where reading the weights is what takes the time.
+ *
+ * Dimensions: m rows of x, n outputs, k inputs in whole groups.
+ */
+#include "round.h"
+#ifdef _OPENMP
+#include <omp.h>
+#define THREAD omp_get_thread_num()
+#else
+#define THREAD 0
+#endif
+
+#define OUTPUTS 32 /* a thread takes so many together */
+#define AT_ONCE 4 /* rows of x */
+#define AHEAD 2048 /* bytes */
+
+typedef struct {
+    int32_t kind, narrow;
+    int64_t n, k, groups;
+    const char *codes;
+    const uint16_t *scales, *offsets;
+    const int8_t *rows; /* (m, k) */
+    const float *factors, *totals; /* (m, groups) */
+    void *y;
+} Few;
+
+static void store_one(const Few *f, int64_t at, float one) {
+    if (f->narrow)
+        ((uint16_t *)f->y)[at] = narrowed(one);
+    else
+        ((float *)f->y)[at] = one;
+}
+
+/* To each group what its whole number is multiplied by; the sum of what the offsets add. */
+CLONED static float meet(const Few *f, int64_t row, int64_t j, float *by) {
+    const float *factor = f->factors + row * f->groups, *total = f->totals + row * f->groups;
+    float low = 0;
+    if (f->kind == INT8) {
+        float scale = widened(f->scales[j]);
+        for (int64_t g = 0; g < f->groups; g++) by[g] = factor[g] * scale;
+        for (int64_t g = 0; g < f->groups; g++) low += total[g];
+        return -128 * scale * low;
+    }
+    const uint16_t *scales = f->scales + j * f->groups, *offsets = f->offsets + j * f->groups;
+    for (int64_t g = 0; g < f->groups; g++) by[g] = factor[g] * widened(scales[g]);
+    for (int64_t g = 0; g < f->groups; g++)
+        low += (widened(offsets[g]) - 8 * widened(scales[g])) * total[g];
+    return low;
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+/* An output of `rows` rows of x, a constant where this is inlined. */
+INLINE VNNI void few_wide(const int rows, const int four, const Few *f, int64_t first, int64_t j,
+                          float *by) {
+    const __m512i nibbles = _mm512_set1_epi8(15), high = _mm512_set1_epi8((char)0x80);
+    const char *codes = f->codes + j * f->k / (four ? 2 : 1);
+    const int8_t *x = f->rows + first * f->k;
+    __m512 total[AT_ONCE];
+    float low[AT_ONCE];
+    for (int r = 0; r < rows; r++) {
+        low[r] = meet(f, first + r, j, by + r * f->groups);
+        total[r] = _mm512_setzero_ps();
+    }
+    for (int64_t g = 0; g < f->groups; g++) {
+        __m512i a, b;
+        if (four) {
+            _mm_prefetch(codes + AHEAD, _MM_HINT_T0);
+            __m512i q = _mm512_loadu_si512(codes);
+            a = _mm512_and_si512(q, nibbles);
+            b = _mm512_and_si512(_mm512_srli_epi16(q, 4), nibbles);
+            codes += GROUP / 2;
+        } else {
+            _mm_prefetch(codes + AHEAD, _MM_HINT_T0);
+            _mm_prefetch(codes + AHEAD + FOURS, _MM_HINT_T0);
+            a = _mm512_xor_si512(_mm512_loadu_si512(codes), high);
+            b = _mm512_xor_si512(_mm512_loadu_si512(codes + FOURS), high);
+            codes += GROUP;
+        }
+        for (int r = 0; r < rows; r++) {
+            const int8_t *part = x + r * f->k + g * GROUP;
+            __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), a, _mm512_loadu_si512(part));
+            sum = _mm512_dpbusd_epi32(sum, b, _mm512_loadu_si512(part + FOURS));
+            total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum),
+                                       _mm512_set1_ps(by[r * f->groups + g]), total[r]);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        store_one(f, (first + r) * f->n + j, _mm512_reduce_add_ps(total[r]) + low[r]);
+}
+
+INLINE AVX2 float added(__m256 wide) {
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128(wide), _mm256_extractf128_ps(wide, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+}
+
+/* By words of 16 bits, which 128 products of 4 bits by 8 fit as eight sums of sixteen. */
+INLINE AVX2 void few_nibbles(const int rows, const Few *f, int64_t first, int64_t j, float *by) {
+    const __m256i nibbles = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+    const char *codes = f->codes + j * f->k / 2;
+    const int8_t *x = f->rows + first * f->k;
+    __m256 total[AT_ONCE];
+    float low[AT_ONCE];
+    for (int r = 0; r < rows; r++) {
+        low[r] = meet(f, first + r, j, by + r * f->groups);
+        total[r] = _mm256_setzero_ps();
+    }
+    for (int64_t g = 0; g < f->groups; g++, codes += GROUP / 2) {
+        _mm_prefetch(codes + AHEAD, _MM_HINT_T0);
+        __m256i q[2], part[4];
+        for (int h = 0; h < 2; h++) {
+            q[h] = _mm256_loadu_si256((const __m256i *)(codes + h * 32));
+            part[h] = _mm256_and_si256(q[h], nibbles);
+            part[2 + h] = _mm256_and_si256(_mm256_srli_epi16(q[h], 4), nibbles);
+        }
+        for (int r = 0; r < rows; r++) {
+            const __m256i *from = (const __m256i *)(x + r * f->k + g * GROUP);
+            __m256i pair[2];
+            for (int h = 0; h < 2; h++)
+                pair[h] = _mm256_add_epi16(
+                    _mm256_maddubs_epi16(part[2 * h], _mm256_loadu_si256(from + 2 * h)),
+                    _mm256_maddubs_epi16(part[2 * h + 1], _mm256_loadu_si256(from + 2 * h + 1)));
+            __m256i sum = _mm256_madd_epi16(_mm256_add_epi16(pair[0], pair[1]), ones);
+            total[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum),
+                                       _mm256_set1_ps(by[r * f->groups + g]), total[r]);
+        }
+    }
+    for (int r = 0; r < rows; r++) store_one(f, (first + r) * f->n + j, added(total[r]) + low[r]);
+}
+
+#define BY_ROWS(name, target, one, ...) \
+    target static void name(const Few *f, int64_t rows, int64_t first, int64_t j, float *by) { \
+        switch (rows) { \
+        case 1: one(1, __VA_ARGS__); break; \
+        case 2: one(2, __VA_ARGS__); break; \
+        case 3: one(3, __VA_ARGS__); break; \
+        default: one(AT_ONCE, __VA_ARGS__); \
+        } \
+    }
+BY_ROWS(few_int4_wide, VNNI, few_wide, 1, f, first, j, by)
+BY_ROWS(few_int8_wide, VNNI, few_wide, 0, f, first, j, by)
+BY_ROWS(few_int4_pairs, AVX2, few_nibbles, f, first, j, by)
+#else
+static void few_int4_wide(const Few *f, int64_t rows, int64_t first, int64_t j, float *by) { abort(); }
+static void few_int8_wide(const Few *f, int64_t rows, int64_t first, int64_t j, float *by) { abort(); }
+static void few_int4_pairs(const Few *f, int64_t rows, int64_t first, int64_t j, float *by) { abort(); }
+#endif
+
+/* As phisight_rounded, for INT4 and INT8 (which takes BY_WIDE_FOURS and whole groups). */
+int32_t phisight_rounded_few(const void *x, const void *codes, const uint16_t *scales,
+                             const uint16_t *offsets, void *y, int64_t m, int64_t width, int64_t n,
+                             int32_t kind, int32_t narrow, int32_t way, int32_t threads) {
+    int64_t groups = (width + GROUP - 1) / GROUP, k = groups * GROUP;
+    int8_t *rows = malloc((size_t)(m * k + 1));
+    float *factors = malloc(sizeof(float) * (size_t)(2 * m * groups + 1));
+    float *by = malloc(sizeof(float) * (size_t)(threads * AT_ONCE * groups + 1));
+    int32_t failed = !rows || !factors || !by;
+    float *totals = factors + m * groups;
+    for (int64_t r = 0; r < (failed ? 0 : m); r++)
+        round_row(row_at(x, narrow, r * width), narrow, width, kind == INT4, rows + r * k,
+                  factors + r * groups, totals + r * groups, 1);
+    Few f = {kind, narrow, n, k, groups, codes, scales, offsets, rows, factors, totals, y};
+    void (*one)(const Few *, int64_t, int64_t, int64_t, float *) =
+        kind == INT8 ? few_int8_wide : way >= BY_WIDE_FOURS ? few_int4_wide : few_int4_pairs;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t start = 0; start < (failed ? 0 : n); start += OUTPUTS) {
+        float *own = by + AT_ONCE * groups * THREAD;
+        for (int64_t r = 0; r < m; r += AT_ONCE)
+            for (int64_t j = start; j < start + OUTPUTS && j < n; j++) one(&f, m - r, r, j, own);
+    }
+    free(rows);
+    free(factors);
+    free(by);
+    return failed;
+}

@@ -1,0 +1,134 @@
+"""Linear layers whose inputs are rounded to 8 bits too, so that whole numbers are multiplied.
+
+`round_rows` defines what an input becomes. A factor for each group of a row, not one for the row:
+the few large inputs of real models then cost their own group alone its small ones (llama.cpp's Q8
+formats do so, by 32).
+
+Dimensions: T rows, N outputs, K inputs, G groups of GROUP inputs (the last may be part padding).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import functools
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from phisight.kernels import native, packed
+from phisight.kernels.packed import GROUP, groups_of
+
+MOST = 127
+LEVELS = 127  # of 7 bits, without a sign: two products by 8 bits still fit 16, which AVX2 adds in
+
+
+class Kind(enum.IntEnum):
+    """What `multiply` multiplies by, as in c/weights.h."""
+
+    INT8, INT4, INT7 = range(3)
+
+
+class Way(enum.IntEnum):
+    """What it multiplies with, as in c/bytes.h; a processor may have one without those before."""
+
+    NONE, PAIRS, FOURS, WIDE_FOURS, TILES = range(5)
+
+
+@functools.cache
+def best_way() -> Way:
+    return Way(native.built().phisight_best_bytes()) if native.is_built() else Way.NONE
+
+
+def round_rows(x: Tensor) -> Tensor:
+    """(T, K) to the nearest multiples of a 127th of the largest of each group, in float32."""
+    width = x.shape[1]
+    padded = functional.pad(x.float(), (0, groups_of(width) * GROUP - width))
+    parts = padded.unflatten(1, (-1, GROUP))
+    top = parts.abs().amax(-1, keepdim=True)
+    # Divided: of a number by a tensor torch makes a product with its reciprocal.
+    steps = torch.where(top > 1e-30, torch.full_like(top, MOST) / top, 0.0)
+    rounded: Tensor = (parts * steps).round() * (top / MOST)
+    return rounded.flatten(1)[:, :width]
+
+
+def pack_int7(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, K) weights to (N, G * GROUP) uint8 codes, (N, G) bfloat16 scales and offsets."""
+    padding = groups_of(weight.shape[1]) * GROUP - weight.shape[1]
+    padded = torch.cat([weight, weight[:, -1:].expand(-1, padding)], 1)
+    w = padded.float().unflatten(1, (-1, GROUP))  # (N, G, GROUP)
+    low, high = w.amin(-1, keepdim=True), w.amax(-1, keepdim=True)
+    scales = ((high - low) / LEVELS).bfloat16()
+    offsets = ((low + high) / 2 + scales.float() / 2).bfloat16()  # of code 64: 63.5 is the middle
+    steps = torch.where(scales > 0, 1 / scales.float(), 0.0)
+    codes = torch.sub(w, offsets.float()).mul_(steps).round_().add_(64).clamp_(0, LEVELS)
+    return codes.flatten(1).to(torch.uint8), scales[..., 0], offsets[..., 0]
+
+
+def unpack_int7(codes: Tensor, scales: Tensor, offsets: Tensor, width: int) -> Tensor:
+    """What `pack_int7` stored, (N, K) in float32: (code - 64) * scale + offset."""
+    numbers = codes.float().unflatten(1, (-1, GROUP)) - 64
+    wide = torch.addcmul(offsets.float()[..., None], numbers, scales.float()[..., None])
+    return wide.flatten(1)[:, :width]
+
+
+def linear(
+    x: Tensor, kind: Kind, codes: Tensor, scales: Tensor, offsets: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """(T, K) rows, rounded, times (N, ...) packed weights, transposed: (T, N) in the dtype of x."""
+    stored = [part for part in (scales, offsets) if part is not None]
+    if native.takes(x, codes, *stored) and can_multiply(kind, best_way()):
+        return multiply(x, kind, codes, scales, offsets, bias)
+    near = round_rows(x)
+    if kind == Kind.INT8:
+        y = packed.linear_int8(near, codes, scales)
+    else:
+        assert offsets is not None, "only 8 bits have none"
+        make = packed.linear_int4 if kind == Kind.INT4 else linear_int7
+        y = make(near, codes, scales, offsets)
+    return (y if bias is None else y + bias.float()).to(x.dtype)
+
+
+def linear_int7(x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor) -> Tensor:
+    """(T, K) float32 rows times what is packed, transposed: (T, N)."""
+    return functional.linear(x, unpack_int7(codes, scales, offsets, x.shape[1]))
+
+
+def described() -> str:
+    """What rounded rows are multiplied by."""
+    return "by whole numbers" if best_way() != Way.NONE else "as float32: no kernels for them"
+
+
+def can_multiply(kind: Kind, way: Way) -> bool:
+    """AVX2 adds two products in 16 bits, which those of 8 bits by 8 do not fit."""
+    return way != Way.NONE and (kind != Kind.INT8 or way != Way.PAIRS)
+
+
+def few_rows(kind: Kind, way: Way, width: int) -> int:
+    """Up to how many rows are multiplied by rows of weights as they lie, rather than by blocks."""
+    if kind == Kind.INT7 or (kind == Kind.INT8 and (way < Way.WIDE_FOURS or width % GROUP)):
+        return 0
+    return 4
+
+
+def multiply(
+    x: Tensor, kind: Kind, codes: Tensor, scales: Tensor, offsets: Tensor | None = None,
+    bias: Tensor | None = None, *, way: Way | None = None,
+) -> Tensor:  # fmt: skip
+    """`linear` in the compiled kernels."""
+    x = x.contiguous()
+    y = torch.empty(len(x), len(codes), dtype=x.dtype)
+    added = None if bias is None else bias.float().contiguous()
+    way = best_way() if way is None else way
+    few = bias is None and len(x) <= few_rows(kind, way, x.shape[1])
+    call = native.built().phisight_rounded_few if few else native.built().phisight_rounded
+    failed = call(
+        *map(native.at, (x, codes, scales, offsets, *(() if few else (added,)), y)),
+        *map(ctypes.c_int64, (*x.shape, len(codes))), int(kind), int(x.dtype == torch.bfloat16),
+        int(way), torch.get_num_threads(),
+    )  # fmt: skip
+    if failed:
+        raise MemoryError("no memory for a linear layer")
+    return y

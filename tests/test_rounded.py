@@ -1,0 +1,161 @@
+"""Inputs rounded to 8 bits: what that means, and that every way of multiplying agrees."""
+
+import functools
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import phisight
+from phisight.errors import OptionError
+from phisight.kernels import native, packed, rounded
+from phisight.kernels.rounded import Kind, Way
+from phisight.model.packed import Int4Linear, Int7Linear, Int8Linear
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+PACK = {Kind.INT8: packed.pack_int8, Kind.INT4: packed.pack_int4, Kind.INT7: rounded.pack_int7}
+
+
+@pytest.fixture
+def compiled(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_library", functools.partial(native.opened, library))
+    rounded.best_way.cache_clear()
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def meant(kind: Kind, parts: tuple[Tensor, ...], width: int) -> Tensor:
+    """The weights that packed parts stand for, (N, K)."""
+    if kind == Kind.INT8:
+        return packed.unpack_int8(*parts)
+    unpack = packed.unpack_int4 if kind == Kind.INT4 else rounded.unpack_int7
+    return unpack(*parts, width)
+
+
+def test_a_row_keeps_a_127th_of_each_group_s_largest() -> None:
+    x = normal(5, 300)
+    x[:, 130] = 1000.0  # costs its own group alone
+    near = rounded.round_rows(x)
+    error = (near - x).abs()
+    assert error[:, :128].max() <= x[:, :128].abs().amax() / 254
+    assert error[:, 256:].max() <= x[:, 256:].abs().amax() / 254
+    assert error[:, 128:256].max() <= 1000 / 254
+    assert torch.equal(near[:, 130], x[:, 130])
+    assert torch.equal(rounded.round_rows(torch.zeros(2, 200)), torch.zeros(2, 200))
+
+
+def test_seven_bits_store_the_nearest_of_128() -> None:
+    weight = normal(33, 300) * 0.02
+    parts = rounded.pack_int7(weight)
+    got = rounded.unpack_int7(*parts, 300)
+    span = weight[:, :128].amax(1) - weight[:, :128].amin(1)
+    # Half a step, and what rounding scale and offset to bfloat16 moves the farthest code.
+    assert ((got - weight)[:, :128].abs().amax(1) <= span * (0.5 / 127 + 2**-9)).all()
+    assert parts[0].max() <= 127
+
+
+@pytest.mark.parametrize(
+    ("kind", "way"), [(k, w) for k in Kind for w in Way if rounded.can_multiply(k, w)], ids=str
+)
+@pytest.mark.parametrize("shape", [(37, 41), (264, 448), (100, 1300), (33, 4230)], ids=str)
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 16, 17, 33, 130, 330])
+@pytest.mark.usefixtures("compiled")
+def test_every_way_multiplies_what_was_rounded(
+    kind: Kind, way: Way, shape: tuple[int, int], rows: int
+) -> None:
+    """Up to four rows are another kernel's; 330 of 4,230 inputs are more than one panel. Eight bits
+    by eight do not fit AVX2's sums of two products, so that pair is not there."""
+    if not native.built().phisight_has_bytes(int(way)):
+        pytest.skip("this processor does not multiply so")
+    parts = PACK[kind](normal(*shape) * 0.02)
+    codes, scales, *offsets = parts
+    for dtype, bound in ((torch.float32, 1e-5), (torch.bfloat16, 4e-3)):
+        x, bias = normal(rows, shape[1]).to(dtype), normal(shape[0]) if rows % 2 else None
+        y = rounded.multiply(x, kind, codes, scales, *offsets or [None], bias, way=way)
+        right = rounded.round_rows(x).double() @ meant(kind, parts, shape[1]).double().T
+        right = right if bias is None else right + bias
+        assert y.dtype == dtype
+        assert (y.double() - right).abs().max() <= bound * right.abs().max()
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("rows", [2, 40])
+@pytest.mark.usefixtures("compiled")
+def test_what_is_no_number_stays_none(kind: Kind, rows: int) -> None:
+    codes, scales, *offsets = PACK[kind](normal(32, 256))
+    for broken in (torch.nan, torch.inf):
+        x = normal(rows, 256)
+        x[1, 200] = broken
+        y = rounded.linear(x, kind, codes, scales, *offsets)
+        assert not y[1].isfinite().any()
+        assert y[0].isfinite().all()
+
+
+@pytest.mark.parametrize("path", ["compiled", "plain"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_layers_give_the_same_with_kernels_and_without(
+    path: str, dtype: torch.dtype, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few rows of 4 bits by torch's own operation, of rows that are rounded to bfloat16 again."""
+    found = library if path == "compiled" else Path("/nowhere")
+    monkeypatch.setattr(native, "_library", functools.partial(native.opened, found))
+    rounded.best_way.cache_clear()
+    assert ("whole" in rounded.described()) == (rounded.best_way() != Way.NONE)
+    weight = normal(48, 200) * 0.02
+    layers = (Int4Linear(200, 48, rounds=True), Int8Linear(200, 48, rounds=True))
+    for layer in (*layers, Int7Linear(200, 48)):
+        kind = {Int4Linear: Kind.INT4, Int8Linear: Kind.INT8, Int7Linear: Kind.INT7}[type(layer)]
+        parts = layer.pack(weight)
+        state = {**parts, "bias": normal(48)} if kind == Kind.INT7 else parts
+        layer.load_state_dict(state)
+        layer.settle(dtype)
+        wide = meant(kind, tuple(parts.values()), 200).double()
+        for rows in (1, 7, 70):
+            x = normal(rows, 200).to(dtype)
+            right = rounded.round_rows(x).double() @ wide.T
+            right = right + state["bias"] if kind == Kind.INT7 else right
+            bound = 1e-5 if dtype == torch.float32 else 8e-3
+            y = layer(x[None])
+            assert y.shape == (1, rows, 48)
+            assert (y[0].double() - right).abs().max() <= bound * right.abs().max()
+    rounded.best_way.cache_clear()
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_a_model_that_rounds_answers_the_how_tos_questions(
+    weights: str, nano: phisight.Model
+) -> None:
+    model = phisight.load("nano", device="cpu", weights=weights, activations="int8")
+    assert "inputs in int8 " in str(model.placement)
+    tower = model.network.model.vision_embed_tokens
+    assert not any(type(layer) is torch.nn.Linear for layer in tower.modules())
+    asks = {
+        "book.png": "Help me get the title and author information of this book?",
+        "chart.png": "Could you please introduce this stock to me?",
+    }
+    for picture, question in asks.items():
+        answer = model.ask(question, [EXAMPLES / picture]).text
+        assert answer == nano.ask(question, [EXAMPLES / picture]).text
+    prompt = model.processor.prompt("?", [EXAMPLES / "book.png"])
+    shown = nano.processor.prompt("?", [EXAMPLES / "book.png"])
+    near, right = model.encode_image(prompt.images[0]), nano.encode_image(shown.images[0])
+    error = (near.features - right.features).float()
+    assert 0 < error.norm() < 0.1 * right.features.float().norm()
+
+
+def test_only_packed_models_round() -> None:
+    with pytest.raises(OptionError, match="add weights=int4"):
+        phisight.load("nano", device="cpu", activations="int8")
+
+
+def test_answers_kept_on_disk_are_not_those_of_another_rounding(tmp_path: Path) -> None:
+    """A question on a picture that a model without rounding kept reads it anew."""
+    for activations, again in ((None, False), ("int8", False), ("int8", True)):
+        model = phisight.load(
+            "nano", device="cpu", weights="int8", activations=activations, cache_dir=tmp_path
+        )
+        answer = model.ask("Describe this.", [EXAMPLES / "chart.png"], max_tokens=2)
+        assert (answer.usage.cached_tokens > 0) == again
