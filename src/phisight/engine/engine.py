@@ -83,11 +83,7 @@ class Engine:
         # No method of ours: in a cycle of references the cache would outlive its engine.
         guess = partial(_guess, self._jobs, self.config.speculate)
         self.scheduler = Scheduler(
-            pool,
-            limits,
-            guess=guess,
-            is_encoded=self.kept.has_picture,
-            fetch=self.kept.fetch,
+            pool, limits, guess=guess, is_encoded=self.kept.has_picture, fetch=self.kept.fetch
         )
         self._reader = Reader(self._runner, self.scheduler, goes_ahead=not self.config.speculate)
 
@@ -128,16 +124,20 @@ class Engine:
 
     def abort(self, request_id: int) -> None:
         """Drop a request, waiting or running, and free what it holds. Unknown ids are ignored."""
-        job = self._jobs.pop(request_id, None)
-        if job is None:
+        job = self._jobs.get(request_id)
+        if job is None or job.is_ending:
             return
+        job.is_ending = True
         try:
             if self.config.prefix_cache:
                 self.kept.keep(job.sequence)
         finally:  # an interrupt
-            self.scheduler.remove(job.sequence)
-            for image in job.request.images:
-                self.images.drop(image.key)
+            try:
+                self.scheduler.remove(job.sequence)
+                for image in job.request.images:
+                    self.images.drop(image.key)
+            finally:  # last: whoever sees that the engine is idle finds all free
+                del self._jobs[request_id]
 
     def forget(self) -> None:
         """Find nothing of earlier requests again: to be called where weights may have changed."""

@@ -22,6 +22,7 @@ class Job:
         self.sampler = Sampler(request.params, seen, request.allowed_tokens)
         self._added_at, self._started_at, self._first_at = now, 0.0, 0.0
         self._vision = 0.0
+        self.is_ending = False  # what it holds is being freed
 
     @property
     def most_guesses(self) -> int:
