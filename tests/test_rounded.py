@@ -35,25 +35,29 @@ def meant(kind: Kind, parts: tuple[Tensor, ...], width: int) -> Tensor:
     return unpack(*parts, width)
 
 
-def test_a_row_keeps_a_127th_of_each_group_s_largest() -> None:
+def test_a_row_keeps_a_127th_of_each_span_s_largest() -> None:
     x = normal(5, 300)
-    x[:, 130] = 1000.0  # costs its own group alone
-    near = rounded.round_rows(x)
+    x[:, 130] = 1000.0  # costs its own span alone
+    near = rounded.round_rows(x, 128)
     error = (near - x).abs()
     assert error[:, :128].max() <= x[:, :128].abs().amax() / 254
     assert error[:, 256:].max() <= x[:, 256:].abs().amax() / 254
     assert error[:, 128:256].max() <= 1000 / 254
     assert torch.equal(near[:, 130], x[:, 130])
-    assert torch.equal(rounded.round_rows(torch.zeros(2, 200)), torch.zeros(2, 200))
+    assert torch.equal(rounded.round_rows(torch.zeros(2, 200), 128), torch.zeros(2, 200))
 
 
 def test_seven_bits_store_the_nearest_of_128() -> None:
-    weight = normal(33, 300) * 0.02
+    weight = normal(33, 700) * 0.02
+    weight[:, 600] = 5.0  # in the second span
     parts = rounded.pack_int7(weight)
-    got = rounded.unpack_int7(*parts, 300)
-    span = weight[:, :128].amax(1) - weight[:, :128].amin(1)
-    # Half a step, and what rounding scale and offset to bfloat16 moves the farthest code.
-    assert ((got - weight)[:, :128].abs().amax(1) <= span * (0.5 / 127 + 2**-9)).all()
+    assert parts[0].shape == (33, 768)
+    assert parts[1].shape == parts[2].shape == (33, 2)
+    error = (rounded.unpack_int7(*parts, 700) - weight).abs()
+    for span in (slice(0, 512), slice(512, 700)):
+        whole = weight[:, span].amax(1) - weight[:, span].amin(1)
+        # Half a step, and what rounding scale and offset to bfloat16 moves the farthest code.
+        assert (error[:, span].amax(1) <= whole * (0.5 / 127 + 2**-8)).all()
     assert parts[0].max() <= 127
 
 
@@ -75,7 +79,10 @@ def test_every_way_multiplies_what_was_rounded(
     for dtype, bound in ((torch.float32, 1e-5), (torch.bfloat16, 4e-3)):
         x, bias = normal(rows, shape[1]).to(dtype), normal(shape[0]) if rows % 2 else None
         y = rounded.multiply(x, kind, codes, scales, *offsets or [None], bias, way=way)
-        right = rounded.round_rows(x).double() @ meant(kind, parts, shape[1]).double().T
+        right = (
+            rounded.round_rows(x, rounded.span_of(kind)).double()
+            @ meant(kind, parts, shape[1]).double().T
+        )
         right = right if bias is None else right + bias
         assert y.dtype == dtype
         assert (y.double() - right).abs().max() <= bound * right.abs().max()
@@ -115,7 +122,7 @@ def test_layers_give_the_same_with_kernels_and_without(
         wide = meant(kind, tuple(parts.values()), 200).double()
         for rows in (1, 7, 70):
             x = normal(rows, 200).to(dtype)
-            right = rounded.round_rows(x).double() @ wide.T
+            right = rounded.round_rows(x, rounded.span_of(kind)).double() @ wide.T
             right = right + state["bias"] if kind == Kind.INT7 else right
             bound = 1e-5 if dtype == torch.float32 else 8e-3
             y = layer(x[None])

@@ -1,10 +1,11 @@
 """Linear layers whose inputs are rounded to 8 bits too, so that whole numbers are multiplied.
 
-`round_rows` defines what an input becomes. A factor for each group of a row, not one for the row:
-the few large inputs of real models then cost their own group alone its small ones (llama.cpp's Q8
-formats do so, by 32).
+`round_rows` defines what an input becomes. A factor for each span of a row, not one for the row:
+the few large inputs of real models then cost their own span alone its small ones (llama.cpp's Q8
+formats do so, by 32). Spans are the weights' groups of 128; in the vision tower, whose weights are
+packed here, of 512: what is done once a span takes tile registers as long as 128 products.
 
-Dimensions: T rows, N outputs, K inputs, G groups of GROUP inputs (the last may be part padding).
+Dimensions: T rows, N outputs, K inputs, S spans (the last may be shorter).
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from phisight.kernels import native, packed
-from phisight.kernels.packed import GROUP, groups_of
+from phisight.kernels.packed import GROUP
 
 MOST = 127
+SPAN = 512  # of weights in 7 bits, as in c/round.h
 LEVELS = 127  # of 7 bits, without a sign: two products by 8 bits still fit 16, which AVX2 adds in
 
 
@@ -41,11 +43,11 @@ def best_way() -> Way:
     return Way(native.built().phisight_best_bytes()) if native.is_built() else Way.NONE
 
 
-def round_rows(x: Tensor) -> Tensor:
-    """(T, K) to the nearest multiples of a 127th of the largest of each group, in float32."""
+def round_rows(x: Tensor, span: int) -> Tensor:
+    """(T, K) to the nearest multiples of a 127th of the largest of each span, in float32."""
     width = x.shape[1]
-    padded = functional.pad(x.float(), (0, groups_of(width) * GROUP - width))
-    parts = padded.unflatten(1, (-1, GROUP))
+    padded = functional.pad(x.float(), (0, -width % span))
+    parts = padded.unflatten(1, (-1, span))
     top = parts.abs().amax(-1, keepdim=True)
     # Divided: of a number by a tensor torch makes a product with its reciprocal.
     steps = torch.where(top > 1e-30, torch.full_like(top, MOST) / top, 0.0)
@@ -53,24 +55,31 @@ def round_rows(x: Tensor) -> Tensor:
     return rounded.flatten(1)[:, :width]
 
 
+def span_of(kind: Kind) -> int:
+    return SPAN if kind == Kind.INT7 else GROUP
+
+
 def pack_int7(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(N, K) weights to (N, G * GROUP) uint8 codes, (N, G) bfloat16 scales and offsets."""
-    padding = groups_of(weight.shape[1]) * GROUP - weight.shape[1]
+    """(N, K) weights to (N, K) uint8 codes, padded with zeros to whole groups of GROUP, and (N, S)
+    bfloat16 scales and offsets."""
+    width = weight.shape[1]
+    padding = -width % SPAN  # multiplied by zeros: any value within the range
     padded = torch.cat([weight, weight[:, -1:].expand(-1, padding)], 1)
-    w = padded.float().unflatten(1, (-1, GROUP))  # (N, G, GROUP)
+    w = padded.float().unflatten(1, (-1, SPAN))  # (N, S, SPAN)
     low, high = w.amin(-1, keepdim=True), w.amax(-1, keepdim=True)
     scales = ((high - low) / LEVELS).bfloat16()
     offsets = ((low + high) / 2 + scales.float() / 2).bfloat16()  # of code 64: 63.5 is the middle
     steps = torch.where(scales > 0, 1 / scales.float(), 0.0)
     codes = torch.sub(w, offsets.float()).mul_(steps).round_().add_(64).clamp_(0, LEVELS)
-    return codes.flatten(1).to(torch.uint8), scales[..., 0], offsets[..., 0]
+    stored = codes.flatten(1)[:, :width].to(torch.uint8)
+    return functional.pad(stored, (0, -width % GROUP)), scales[..., 0], offsets[..., 0]
 
 
 def unpack_int7(codes: Tensor, scales: Tensor, offsets: Tensor, width: int) -> Tensor:
     """What `pack_int7` stored, (N, K) in float32: (code - 64) * scale + offset."""
-    numbers = codes.float().unflatten(1, (-1, GROUP)) - 64
-    wide = torch.addcmul(offsets.float()[..., None], numbers, scales.float()[..., None])
-    return wide.flatten(1)[:, :width]
+    factors = (part.float().repeat_interleave(SPAN, 1)[:, :width] for part in (scales, offsets))
+    scale, offset = factors
+    return torch.addcmul(offset, codes[:, :width].float() - 64, scale)
 
 
 def linear(
@@ -81,7 +90,7 @@ def linear(
     stored = [part for part in (scales, offsets) if part is not None]
     if native.takes(x, codes, *stored) and can_multiply(kind, best_way()):
         return multiply(x, kind, codes, scales, offsets, bias)
-    near = round_rows(x)
+    near = round_rows(x, span_of(kind))
     if kind == Kind.INT8:
         y = packed.linear_int8(near, codes, scales)
     else:

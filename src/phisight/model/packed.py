@@ -81,7 +81,7 @@ class Int4Linear(nn.Module):
         _check_width(x, self.in_features)
         rows = x.reshape(-1, x.shape[-1])
         if self._laid is not None and len(rows) <= packed.FEW:
-            rows = rounded.round_rows(rows).to(x.dtype) if self.rounds else rows
+            rows = rounded.round_rows(rows, packed.GROUP).to(x.dtype) if self.rounds else rows
             y = packed.linear_int4_by_torch(rows, *self._laid)
         elif self.rounds:
             y = rounded.linear(rows, Kind.INT4, self.codes, self.scales, self.offsets)
@@ -106,16 +106,16 @@ class Int4Linear(nn.Module):
 
 
 class Int7Linear(nn.Module):
-    """(..., K), rounded, to (..., N): (N, G * GROUP) uint8 codes, (N, G) bfloat16 scales and
-    offsets, and an (N,) bias in the model's dtype."""
+    """(..., K), rounded, to (..., N): codes, scales and offsets of `rounded.pack_int7`, and an (N,)
+    bias in the model's dtype."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        groups = packed.groups_of(in_features)
-        self.codes = _stored(out_features, groups * packed.GROUP, dtype=torch.uint8)
-        self.scales = _stored(out_features, groups, dtype=torch.bfloat16)
-        self.offsets = _stored(out_features, groups, dtype=torch.bfloat16)
+        width, spans = packed.groups_of(in_features) * packed.GROUP, -(-in_features // rounded.SPAN)
+        self.codes = _stored(out_features, width, dtype=torch.uint8)
+        self.scales = _stored(out_features, spans, dtype=torch.bfloat16)
+        self.offsets = _stored(out_features, spans, dtype=torch.bfloat16)
         self.bias = nn.Parameter(torch.empty(out_features))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -158,7 +158,7 @@ int32_t phisight_rounded_few(const void *x, const void *codes, const uint16_t *s
     int32_t failed = !rows || !factors || !by;
     float *totals = factors + m * groups;
     for (int64_t r = 0; r < (failed ? 0 : m); r++)
-        round_row(row_at(x, narrow, r * width), narrow, width, kind == INT4, rows + r * k,
+        round_row(row_at(x, narrow, r * width), narrow, width, kind, rows + r * k,
                   factors + r * groups, totals + r * groups, 1);
     Few f = {kind, narrow, n, k, groups, codes, scales, offsets, rows, factors, totals, y};
     void (*one)(const Few *, int64_t, int64_t, int64_t, float *) =

@@ -1,4 +1,4 @@
-/* Linear layers whose inputs are rounded to 8 bits, a factor for each group of a row, over weights
+/* Linear layers whose inputs are rounded to 8 bits, a factor for each span of a row, over weights
  * of 4, 7 or 8 bits; `phisight.kernels.rounded` is their definition. By blocks, as in rows.c.
  *
  * Dimensions: m rows of x, n outputs, k inputs (padded with zeros to whole groups).
@@ -6,65 +6,70 @@
 #include "round.h"
 
 #define CACHED (1024 << 10) /* bytes of rows that stay in a core's second cache */
-#define PIECE 4 /* groups whose weights, of WIDTH outputs, stay in its first */
+#define STRIP 128 /* outputs that are put to y together: each row of it is on another page */
+#define PIECE SPAN /* inputs whose weights, of WIDTH outputs, stay in its first */
 
 typedef struct {
     int32_t way, kind, narrow;
-    int64_t m, n, width, groups;
+    int64_t m, n, width, inputs, span, spans, one; /* bytes of a result */
     const void *x;
     int8_t *rows; /* as tiles, pair of tiles by pair */
-    float *factors, *totals; /* pair by pair, [groups][tiles * 16] */
+    float *factors, *totals; /* pair by pair, [spans][tiles * 16] */
     const float *bias;
     void *y;
 } Job;
 
-/* `groups` groups from `start` of outputs from `first`, as bytes.h wants them. */
-CLONED static void unpack_bytes(const Weights *w, int64_t first, int64_t start, int64_t groups,
+/* Inputs `start` to `stop` of outputs from `first`, as bytes.h wants them. */
+CLONED static void unpack_bytes(const Weights *w, int64_t first, int64_t start, int64_t stop,
                                 uint8_t *to, float *scale, float *low) {
-    int64_t all = (w->k + GROUP - 1) / GROUP;
+    int64_t groups = (w->k + GROUP - 1) / GROUP, spans = (w->k + SPAN - 1) / SPAN;
     for (int64_t j = 0; j < WIDTH; j++) {
         int64_t row = first + j;
         uint8_t *out = to + j / SIDE * SQUARE + j % SIDE * FOURS;
-        const char *codes = (const char *)w->codes;
-        for (int64_t g = 0; g < groups; g++, out += 4 * SQUARE) {
-            int64_t at = row * all + start + g;
+        const char *codes;
+        for (int64_t i = start; i < stop; i += GROUP, out += 4 * SQUARE) {
             float by = 0, under = 0;
+            int64_t into = (i - start) / span_of(w->kind) * WIDTH + j;
             Words even = {0}, odd = {0};
             if (row < w->n && w->kind == INT4) {
+                int64_t at = row * groups + i / GROUP;
                 by = widened(w->scales[at]), under = widened(w->offsets[at]) - 8 * by;
-                __builtin_prefetch(codes + (at + groups) * GROUP / 2);
-                Words q = LOAD(Words, codes + at * GROUP / 2);
+                codes = (const char *)w->codes + at * GROUP / 2;
+                __builtin_prefetch(codes + PIECE / 2);
+                Words q = LOAD(Words, codes);
                 even = q & 0x0F0F0F0F, odd = q >> 4 & 0x0F0F0F0F;
             } else if (row < w->n && w->kind == INT7) {
+                int64_t at = row * spans + i / SPAN;
                 by = widened(w->scales[at]), under = widened(w->offsets[at]) - 64 * by;
-                even = LOAD(Words, codes + at * GROUP);
-                odd = LOAD(Words, codes + at * GROUP + FOURS);
+                codes = (const char *)w->codes + row * groups * GROUP + i;
+                even = LOAD(Words, codes), odd = LOAD(Words, codes + FOURS);
             } else if (row < w->n) {
+                int64_t left = w->k - i;
                 by = widened(w->scales[row]), under = -128 * by;
-                int64_t from = (start + g) * GROUP, left = w->k - from;
-                __builtin_prefetch(codes + row * w->k + from + groups * GROUP);
+                codes = (const char *)w->codes + row * w->k + i;
+                __builtin_prefetch(codes + PIECE);
                 char padded[GROUP] = {0};
-                memcpy(padded, codes + row * w->k + from, left < GROUP ? (size_t)left : GROUP);
+                memcpy(padded, codes, left < GROUP ? (size_t)left : GROUP);
                 even = LOAD(Words, padded) ^ (int32_t)0x80808080;
                 odd = LOAD(Words, padded + FOURS) ^ (int32_t)0x80808080;
             }
             memcpy(out, &even, FOURS);
             memcpy(out + 2 * SQUARE, &odd, FOURS);
-            scale[g * WIDTH + j] = by, low[g * WIDTH + j] = under;
+            scale[into] = by, low[into] = under;
         }
     }
 }
 
 /* A pair of tiles of rows from `first`; `own` has room for one. */
 static void lay_rows(const Job *job, int64_t first, int8_t *own) {
-    int64_t left = job->m - first, inputs = job->groups * GROUP, tiles = left > SIDE ? 2 : 1;
-    int64_t count = left < 2 * SIDE ? left : 2 * SIDE, skip = first * job->groups;
+    int64_t left = job->m - first, inputs = job->inputs, tiles = left > SIDE ? 2 : 1;
+    int64_t count = left < 2 * SIDE ? left : 2 * SIDE, skip = first * job->spans;
     float *factors = job->factors + skip, *totals = job->totals + skip;
-    memset(factors, 0, sizeof(float) * (size_t)(job->groups * tiles * SIDE));
-    memset(totals, 0, sizeof(float) * (size_t)(job->groups * tiles * SIDE));
+    memset(factors, 0, sizeof(float) * (size_t)(job->spans * tiles * SIDE));
+    memset(totals, 0, sizeof(float) * (size_t)(job->spans * tiles * SIDE));
     for (int64_t i = 0; i < count; i++)
         round_row(row_at(job->x, job->narrow, (first + i) * job->width), job->narrow, job->width,
-                  job->kind == INT4, own + i * inputs, factors + i, totals + i, tiles * SIDE);
+                  job->kind, own + i * inputs, factors + i, totals + i, tiles * SIDE);
     int8_t *to = job->rows + first * inputs;
     if (job->way >= BY_WIDE_FOURS) {
         lay_bfloat16((uint16_t *)own, inputs / 2, count, inputs / 2, tiles, inputs / FOURS,
@@ -83,72 +88,102 @@ static void lay_rows(const Job *job, int64_t first, int8_t *own) {
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)
-VNNI static void store_wide(const float *c, const float *bias, int32_t narrow, void *y, int64_t n,
-                            int64_t rows, int64_t outputs) {
-    __m512i v[SIDE];
-    for (int i = 0; i < SIDE; i++) v[i] = _mm512_loadu_si512(c + i * SIDE);
-    transpose(v);
-    __mmask16 there = outputs >= SIDE ? 0xFFFF : (__mmask16)((1u << outputs) - 1);
-    __m512 add = bias ? _mm512_maskz_loadu_ps(there, bias) : _mm512_setzero_ps();
-    for (int i = 0; i < SIDE && i < rows; i++) {
-        __m512 wide = _mm512_add_ps(_mm512_castsi512_ps(v[i]), add);
-        if (!narrow) {
-            _mm512_mask_storeu_ps((float *)y + i * n, there, wide);
-            continue;
+INLINE VNNI __m512i rounded_up(__m512 wide) { /* to bfloat16 in the upper half, ties to even */
+    __m512i bits = _mm512_castps_si512(wide);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    return _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+}
+
+/* (16 outputs, 16 rows) sums to 16 rows of bfloat16, STRIP apart. Two outputs make one number of 32
+ * bits before they are transposed. */
+VNNI static void store_narrow(const float *c, const float *bias, uint16_t *y) {
+    const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+    const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    __m512i v[8], t[8];
+    for (int i = 0; i < 8; i++) {
+        __m512 low = _mm512_add_ps(_mm512_loadu_ps(c + 2 * i * SIDE), _mm512_set1_ps(bias[2 * i]));
+        __m512 high = _mm512_add_ps(_mm512_loadu_ps(c + (2 * i + 1) * SIDE),
+                                    _mm512_set1_ps(bias[2 * i + 1]));
+        v[i] = _mm512_mask_blend_epi16(0xAAAAAAAA, _mm512_srli_epi32(rounded_up(low), 16),
+                                       rounded_up(high));
+    }
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            v[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + 2 + j]);
+            v[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + 2 + j]);
         }
-        __m512i bits = _mm512_castps_si512(wide);
-        __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-        bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
-        _mm256_mask_storeu_epi16((uint16_t *)y + i * n, there,
-                                 _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
+    for (int i = 0; i < 4; i++) {
+        __m512i rows = _mm512_permutex2var_epi64(v[i], first, v[4 + i]);
+        __m512i more = _mm512_permutex2var_epi64(v[i], second, v[4 + i]);
+        __m256i *to = (__m256i *)(y + i * STRIP);
+        _mm256_storeu_si256(to, _mm512_castsi512_si256(rows));
+        _mm256_storeu_si256(to + STRIP / 4, _mm512_extracti64x4_epi64(rows, 1));
+        _mm256_storeu_si256(to + STRIP / 2, _mm512_castsi512_si256(more));
+        _mm256_storeu_si256(to + STRIP * 3 / 4, _mm512_extracti64x4_epi64(more, 1));
     }
 }
 #else
-static void store_wide(const float *c, const float *bias, int32_t narrow, void *y, int64_t n,
-                       int64_t rows, int64_t outputs) { abort(); }
+static void store_narrow(const float *c, const float *bias, uint16_t *y) { abort(); }
 #endif
 
-static void store_tile(const Job *job, const float *c, int64_t row, int64_t output) {
-    int64_t rows = job->m - row, outputs = job->n - output, at = row * job->n + output;
-    const float *bias = job->bias ? job->bias + output : NULL;
-    if (job->way >= BY_WIDE_FOURS) {
-        void *y = job->narrow ? (void *)((uint16_t *)job->y + at) : (void *)((float *)job->y + at);
-        store_wide(c, bias, job->narrow, y, job->n, rows, outputs);
+/* A tile of sums to the strip `y`, which has room for whole tiles. */
+static void store_tile(const Job *job, const float *c, int64_t output, char *y) {
+    float bias[SIDE] = {0};
+    for (int64_t o = 0; job->bias && o < SIDE && output + o < job->n; o++)
+        bias[o] = job->bias[output + o];
+    if (job->narrow && job->way >= BY_WIDE_FOURS) {
+        store_narrow(c, bias, (uint16_t *)y);
         return;
     }
-    for (int64_t r = 0; r < SIDE && r < rows; r++)
-        for (int64_t o = 0; o < SIDE && o < outputs; o++) {
-            float one = c[o * SIDE + r] + (bias ? bias[o] : 0);
+    for (int64_t r = 0; r < SIDE; r++)
+        for (int64_t o = 0; o < SIDE; o++) {
+            float one = c[o * SIDE + r] + bias[o];
             if (job->narrow)
-                ((uint16_t *)job->y)[at + r * job->n + o] = narrowed(one);
+                ((uint16_t *)y)[r * STRIP + o] = narrowed(one);
             else
-                ((float *)job->y)[at + r * job->n + o] = one;
+                ((float *)y)[r * STRIP + o] = one;
         }
 }
 
-/* Rows `row` to `end` of outputs from `first`; `own` holds a piece of weights, `c` the sums. */
+/* Rows `row` to `end` of outputs from `first` to the strip `y`; `own` holds a piece of weights, `c`
+ * the sums. */
 static void multiply_panel(const Job *job, const Weights *w, int64_t row, int64_t end,
-                           int64_t first, uint8_t *own, float *c) {
-    float scale[PIECE * WIDTH], low[PIECE * WIDTH];
-    int64_t inputs = job->groups * GROUP;
-    for (int64_t start = 0; start < job->groups; start += PIECE) {
-        int64_t left = job->groups - start, groups = left < PIECE ? left : PIECE;
-        unpack_bytes(w, first, start, groups, own, scale, low);
+                           int64_t first, uint8_t *own, float *c, char *y) {
+    float scale[PIECE / GROUP * WIDTH], low[PIECE / GROUP * WIDTH];
+    for (int64_t start = 0; start < job->inputs; start += PIECE) {
+        int64_t stop = start + PIECE < job->inputs ? start + PIECE : job->inputs;
+        unpack_bytes(w, first, start, stop, own, scale, low);
         for (int64_t r = row; r < end; r += 2 * SIDE) {
             int64_t tiles = job->m - r > SIDE ? 2 : 1;
-            int64_t skip = r * job->groups + start * tiles * SIDE;
-            Block block = {own, scale, low, job->rows + r * inputs + start * tiles * SIDE * GROUP,
-                           job->factors + skip, job->totals + skip, tiles, groups, start == 0,
-                           w->kind == INT4, c + (r - row) / SIDE * 2 * CELLS};
+            int64_t skip = r * job->spans + start / job->span * tiles * SIDE;
+            Block block = {own, scale, low, job->rows + r * job->inputs + start * tiles * SIDE,
+                           job->factors + skip, job->totals + skip, tiles, (stop - start) / FOURS,
+                           job->span / FOURS, start == 0, w->kind == INT4,
+                           c + (r - row) / SIDE * 2 * CELLS};
             multiply_bytes(job->way, &block);
         }
     }
-    for (; row < end; row += 2 * SIDE, c += 4 * CELLS) {
-        int64_t tiles = job->m - row > SIDE ? 2 : 1;
+    for (int64_t at = row; at < end; at += 2 * SIDE, c += 4 * CELLS) {
+        int64_t tiles = job->m - at > SIDE ? 2 : 1;
         for (int64_t o = 0; o < WIDTH && first + o < w->n; o += SIDE)
             for (int64_t r = 0; r < tiles; r++)
-                store_tile(job, c + (o / SIDE * tiles + r) * CELLS, row + r * SIDE, first + o);
+                store_tile(job, c + (o / SIDE * tiles + r) * CELLS, first + o,
+                           y + ((at + r * SIDE - row) * STRIP + o) * job->one);
     }
+}
+
+/* As `multiply_panel`, of STRIP outputs; to y. */
+static void multiply_strip(const Job *job, const Weights *w, int64_t row, int64_t end,
+                           int64_t first, uint8_t *own, float *c, char *strip) {
+    int64_t left = job->n - first, count = left < STRIP ? left : STRIP;
+    for (int64_t o = 0; o < count; o += WIDTH)
+        multiply_panel(job, w, row, end, first + o, own, c, strip + o * job->one);
+    for (int64_t r = row; r < end; r++, strip += STRIP * job->one)
+        memcpy((char *)job->y + (r * job->n + first) * job->one, strip, (size_t)(count * job->one));
 }
 
 /* x (m, width) to y (m, n), both bfloat16 if `narrow`, else float32. codes (n, ...) as `kind` says,
@@ -157,24 +192,27 @@ int32_t phisight_rounded(const void *x, const void *codes, const uint16_t *scale
                          const uint16_t *offsets, const float *bias, void *y, int64_t m,
                          int64_t width, int64_t n, int32_t kind, int32_t narrow, int32_t way,
                          int32_t threads) {
-    int64_t groups = (width + GROUP - 1) / GROUP, inputs = groups * GROUP;
-    int64_t pairs = (m + 2 * SIDE - 1) / (2 * SIDE), cells = pairs * 2 * SIDE * groups;
+    int64_t span = span_of(kind), spans = (width + span - 1) / span;
+    int64_t inputs = (width + GROUP - 1) / GROUP * GROUP;
+    int64_t pairs = (m + 2 * SIDE - 1) / (2 * SIDE), padded = pairs * 2 * SIDE;
     Weights weights = {kind, codes, scales, offsets, n, kind == INT8 ? width : inputs};
-    Job job = {way, kind, narrow, m, n, width, groups, x, NULL, NULL, NULL, bias, y};
+    Job job = {way, kind, narrow, m, n, width, inputs, span, spans, narrow ? 2 : 4, x, NULL, NULL,
+               NULL, bias, y};
     int64_t most = CACHED / inputs / (2 * SIDE) * (2 * SIDE);
     most = most < 2 * SIDE ? 2 * SIDE : most;
     int64_t panels = (m + most - 1) / most;
     int64_t panel = panels ? (pairs + panels - 1) / panels * 2 * SIDE : 2 * SIDE; /* rows */
-    job.rows = aligned_alloc(64, (size_t)(cells * GROUP + 64));
-    job.factors = aligned_alloc(64, sizeof(float) * (size_t)(cells + SIDE));
-    job.totals = aligned_alloc(64, sizeof(float) * (size_t)(cells + SIDE));
+    job.rows = aligned_alloc(64, (size_t)(padded * inputs + FOURS));
+    job.factors = aligned_alloc(64, sizeof(float) * (size_t)(padded * spans + SIDE));
+    job.totals = aligned_alloc(64, sizeof(float) * (size_t)(padded * spans + SIDE));
     int32_t failed = !job.rows || !job.factors || !job.totals;
 #pragma omp parallel num_threads(threads)
     {
-        uint8_t *own = aligned_alloc(64, PIECE * 4 * SQUARE);
+        uint8_t *own = aligned_alloc(64, PIECE * WIDTH);
         int8_t *laid = aligned_alloc(64, (size_t)(2 * SIDE * inputs));
         float *c = aligned_alloc(64, sizeof(float) * (size_t)(panel * WIDTH));
-        if (!own || !laid || !c) {
+        char *strip = aligned_alloc(64, (size_t)(panel * STRIP * job.one));
+        if (!own || !laid || !c || !strip) {
 #pragma omp atomic write
             failed = 1;
         }
@@ -185,13 +223,14 @@ int32_t phisight_rounded(const void *x, const void *codes, const uint16_t *scale
         for (int64_t row = 0; row < (failed ? 0 : m); row += panel)
 /* A thread has the same outputs each time, and no other reads them. */
 #pragma omp for schedule(static) nowait
-            for (int64_t first = 0; first < n; first += WIDTH)
-                multiply_panel(&job, &weights, row, row + panel < m ? row + panel : m, first, own,
-                               c);
+            for (int64_t first = 0; first < n; first += STRIP)
+                multiply_strip(&job, &weights, row, row + panel < m ? row + panel : m, first, own,
+                               c, strip);
         if (way == BY_BYTE_TILES) end_tiles();
         free(own);
         free(laid);
         free(c);
+        free(strip);
     }
     free(job.rows);
     free(job.factors);
