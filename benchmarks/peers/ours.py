@@ -1,9 +1,12 @@
-"""phisight as one of the peers: `decoder_cpu.py` runs it. Usage: ours.py FOLDER [PROMPT ...]"""
+"""phisight as one of the peers: `decoder_cpu.py` runs it.
+
+Usage: ours.py FOLDER [--activations int8] [PROMPT ...]
+"""
 
 from __future__ import annotations
 
+import argparse
 import random
-import sys
 import time
 
 import torch
@@ -17,8 +20,19 @@ torch.set_num_threads(2)
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("prompts", nargs="*", type=int, default=PROMPTS)
+    parser.add_argument("--activations")
+    chosen = parser.parse_args()
     began = time.perf_counter()
-    model = phisight.load(sys.argv[1], device="cpu", kv_memory=2.0, chunk_tokens=4096)
+    model = phisight.load(
+        chosen.folder,
+        device="cpu",
+        activations=chosen.activations,
+        kv_memory=2.0,
+        chunk_tokens=4096,
+    )
     loaded = time.perf_counter() - began
     engine = model._loop._engine  # of this thread alone: nothing else is asked meanwhile
     words = random.Random(0)
@@ -35,8 +49,7 @@ def main() -> None:
         return steps
 
     ask(16, 2)
-    prompts = [int(word) for word in sys.argv[2:]] or PROMPTS
-    prefill = {prompt: sum(ask(prompt, 1)) for prompt in prompts}
+    prefill = {prompt: sum(ask(prompt, 1)) for prompt in chosen.prompts}
     steps = ask(CONTEXT, NEW_TOKENS + 1)[-NEW_TOKENS:]
     report(loaded, prefill, steps, note=str(model.placement))
 
