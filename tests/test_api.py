@@ -9,7 +9,6 @@ from pathlib import Path
 
 import micro
 import pytest
-import torch
 from naive import last_logits
 from PIL import Image
 from waiting import until
@@ -325,9 +324,7 @@ def test_stop_ids_join_tokenizer_and_both_configs(nano: Model, nano_copy: Path) 
 def test_the_choice_of_device_and_dtype_gives_its_reason(nano: Model) -> None:
     auto = choose_placement(None, None)
     if auto.device.type == "cpu":
-        computes = auto.dtype == torch.bfloat16
-        how = "computes" if computes else "does not compute"
-        assert str(auto).endswith(f"(no CUDA device; cpu {how} in bfloat16)")
+        assert str(auto).startswith("cpu, bfloat16 (no CUDA device; ")
     assert str(choose_placement("cpu", "float32")) == "cpu, float32"
     assert repr(nano) == f"<phisight.Model nano on {nano.placement}>"
 

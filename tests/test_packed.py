@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from phisight.kernels import native, native_attention, packed, paged
+from phisight.kernels.native import Way
 from phisight.model.packed import FullLinear, Int4Linear, Int8Linear
 
 SHAPES = [(16, 128), (37, 41), (264, 448), (64, 300)]
@@ -94,15 +95,24 @@ def test_the_compiled_unpacking_is_the_definition(
 
 @pytest.mark.parametrize("shape", [(264, 448), (37, 96), (70, 64)])
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("product", [Way.FLOAT, Way.BFLOAT16])
 def test_compiled_products_in_bfloat16(
-    library: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], rows: int
+    library: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, int],
+    rows: int,
+    product: Way,
 ) -> None:
     monkeypatch.setattr(native, "_library", functools.partial(native.opened, library))
-    weight, x = normal(*shape).bfloat16(), normal(rows, shape[1]).bfloat16()
-    if not native.can_multiply(x, weight):
+    if product > native.best_way():
         pytest.skip("this processor does not multiply bfloat16")
+    weight, x = normal(*shape).bfloat16(), normal(rows, shape[1]).bfloat16()
     right = x.double() @ weight.double().T
-    assert (native.dense(x, weight).double() - right).abs().max() <= 6e-3 * right.abs().max()
+    got = native.dense(x, weight, way=product).double()
+    assert (got - right).abs().max() <= 6e-3 * right.abs().max()
+    monkeypatch.setattr(native, "best_way", lambda: product)
+    assert native.can_multiply(x, weight) == (rows <= 4 or product == Way.FLOAT)
+    assert not native.can_multiply(normal(17, shape[1]).bfloat16(), weight)
     assert not native.can_multiply(x.float(), weight)
     assert not native.can_multiply(x[:, :-1], weight[:, :-1])
 

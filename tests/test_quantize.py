@@ -91,6 +91,16 @@ def test_outlier_channels_change_no_answer(
     name = "model.layers.3.mlp.gate_up_proj.codes"
     here = model.network.state_dict()[name]
     assert (here != packed[name]).float().mean() < 0.05
+    rounding = {"device": "cpu", "weights": packed_folder.name, "activations": "int8"}
+    stressed, plain = (phisight.load(path, **rounding) for path in (tmp_path / "out", "nano"))
+    codes = {n: t for n, t in plain.network.state_dict().items() if "fc1.codes" in n}
+    assert codes
+    for name, right in codes.items():
+        assert (stressed.network.state_dict()[name] != right).float().mean() < 0.05
+    exact = phisight.load("nano", device="cpu", dtype="float32")
+    here, there, right = (model.encode_image(EXAMPLES / "book.png").features.float()
+                          for model in (stressed, plain, exact))  # fmt: skip
+    assert (here - right).norm() < 1.2 * (there - right).norm() < 0.1 * right.norm()
 
 
 def test_a_packed_folder_is_mapped(packed_folder: Path) -> None:

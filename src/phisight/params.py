@@ -120,7 +120,7 @@ class LoadOptions:
     )
     dtype: str | None = option(
         None,
-        "Number format of the weights. Left out: bfloat16 where the device computes in it.",
+        "Number format of the weights. Left out: bfloat16; float32 on mps and old CUDA devices.",
         choices=DTYPES,
     )
     weights: str | None = option(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from phisight.errors import DeviceError
-from phisight.kernels import packed, rounded
+from phisight.kernels import dense, packed, rounded
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -83,17 +83,16 @@ def _checked(name: str) -> torch.device:
 
 
 def _native_dtype(device: torch.device) -> tuple[torch.dtype, str]:
-    """bfloat16 where the device computes in it; emulated, it is slower than float32."""
+    """bfloat16 where the device computes in it, and on every CPU, where it halves the memory."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
-        native = any(torch.cpu.get_capabilities().get(flag) for flag in _CPU_BF16)
+        native = dense.cpu_multiplies_bfloat16()
     else:
         native = False
     if native:
         return torch.bfloat16, f"{device.type} computes in bfloat16"
+    if device.type == "cpu":
+        return torch.bfloat16, "half of float32's memory; cpu multiplies it in float32"
     return torch.float32, f"{device.type} does not compute in bfloat16"
-
-
-_CPU_BF16 = ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16")

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from phisight.config import ModelConfig
 from phisight.kernels import native_attention
+from phisight.kernels.dense import widest
 from phisight.kernels.paged import Pages, attend_pages, read_pages, runs_of, write_pages
 from phisight.model.decoder import Attend
 
@@ -152,10 +153,11 @@ class PagedCache:
 
 def _attend_chunk(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
     """(length, H, d) queries over (H, total, d); without a mask tokens see those before them."""
+    wide, keys, values = widest(q.transpose(0, 1), keys, values)
     mixed = functional.scaled_dot_product_attention(
-        q.transpose(0, 1)[None], keys[None], values[None], attn_mask=mask, is_causal=mask is None
+        wide[None], keys[None], values[None], attn_mask=mask, is_causal=mask is None
     )
-    return mixed[0].transpose(0, 1)
+    return mixed[0].transpose(0, 1).to(q.dtype)
 
 
 def _mask(part: Part, device: torch.device) -> Tensor | None:

@@ -29,6 +29,7 @@ from phisight.hf.loading import add_stop_ids, check_files, check_info
 from phisight.hf.network import BatchReader, Record
 from phisight.hf.route import EngineRoute
 from phisight.model.decoder import widened
+from phisight.model.packed import FullLinear
 from phisight.model.phi3v import Phi3VModel
 from phisight.model.projector import ImageEmbedding
 from phisight.model.vision import VisionEmbeddings, VisionLayer
@@ -68,7 +69,7 @@ class Phi3VForCausalLM(PreTrainedModel, Phi3VGeneration, GenerationMixin):
         super().__init__(config)
         self.structure = config.to_model_config()
         self.model = Phi3VModel(self.structure)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = FullLinear(config.hidden_size, config.vocab_size, bias=False)
         self._add_unread()
         self.gradient_checkpointing = False
         self.engine = EngineRoute(self.modules())

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from phisight.kernels import native, native_attention, operations, reference
+from phisight.kernels.dense import widest
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -71,8 +72,9 @@ def attend_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """(N, T, H, d) queries, all over all keys and values, to (N, T, H, d)."""
     if native.is_inferring() and native_attention.can_mix(q, k, v):
         return native_attention.mix(q, k, v)
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    dtype = q.dtype
+    q, k, v = (x.transpose(1, 2) for x in widest(q, k, v))
+    return functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).to(dtype)
 
 
 def _takes(*tensors: Tensor) -> bool:

@@ -23,10 +23,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-VERSION = 7  # of the C files together: a library of another is left alone
+VERSION = 8  # of the C files together: a library of another is left alone
 SOURCES = Path(__file__).with_name("c")
 LIBRARY = Path(__file__).with_name("native.bin")  # not .so: Python would take it for a module
-FEW_DENSE = 4  # rows: beyond, torch is as fast
+# Rows up to which full weights are multiplied here: beyond, torch is as fast. Where the processor
+# has no products of bfloat16, the weights must be widened for it first.
+FEW_DENSE, FEW_WIDENED = 4, 16
 FLAGS = ("-O3", "-Wno-psabi", "-fPIC", "-shared")
 
 
@@ -53,7 +55,7 @@ def opened(path: Path) -> ctypes.CDLL | None:
 
 def int4(x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor) -> Tensor:
     """(T, G * GROUP) bfloat16 or float32 rows, as `packed.linear_int4`."""
-    narrow = x.dtype == torch.bfloat16 and bool(built().phisight_multiplies_bfloat16())
+    narrow = x.dtype == torch.bfloat16 and best_way() != Way.FLOAT
     x_ = (x if narrow else x.float()).contiguous()
     y = torch.empty(len(x), len(codes), dtype=x_.dtype)
     failed = built().phisight_int4(
@@ -111,11 +113,10 @@ def few(x: Tensor) -> int:
 
 
 def most(x: Tensor) -> float:
-    """Up to how many rows `rows` is faster than torch, which has no fast bfloat16 of its own where
-    there is none in the processor."""
+    """Up to how many rows `rows` is faster than torch."""
     if x.dtype == torch.float32:
         return 64
-    return 128 if _way_for(x) == Way.BFLOAT16 else math.inf
+    return math.inf if _way_for(x) == Way.TILES else 128
 
 
 def _way_for(x: Tensor) -> Way:
@@ -145,23 +146,24 @@ def rows(
     return y.to(x.dtype)
 
 
-def dense(x: Tensor, weight: Tensor) -> Tensor:
+def dense(x: Tensor, weight: Tensor, *, way: Way | None = None) -> Tensor:
     """(T, K) rows times an (N, K) weight, transposed, both bfloat16: where `can_multiply`."""
-    x = x.contiguous()
+    x, way = x.contiguous(), best_way() if way is None else way
     y = torch.empty(len(x), len(weight))
     built().phisight_dense(
-        at(x), at(weight), at(y),
-        *map(ctypes.c_int64, (len(x), *weight.shape)), torch.get_num_threads(),
+        at(x), at(weight), at(y), *map(ctypes.c_int64, (len(x), *weight.shape)),
+        int(way != Way.FLOAT), torch.get_num_threads(),
     )  # fmt: skip
     return y.to(x.dtype)
 
 
 def can_multiply(x: Tensor, weight: Tensor) -> bool:
-    """Whether `dense` takes these."""
+    """Whether `dense` takes these, and is faster."""
     known = is_plain(x, weight) and x.dtype == torch.bfloat16 == weight.dtype
     known = known and x.shape[-1] == weight.shape[1] and weight.shape[1] % 32 == 0
-    known = known and weight.is_contiguous() and is_built()
-    return known and bool(built().phisight_multiplies_bfloat16())
+    if not (known and weight.is_contiguous() and is_built()):
+        return False
+    return len(x) <= (FEW_WIDENED if best_way() == Way.FLOAT else FEW_DENSE)
 
 
 def takes(x: Tensor, codes: Tensor, scales: Tensor, *offsets: Tensor) -> bool:

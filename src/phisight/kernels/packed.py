@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from phisight.kernels import native
+from phisight.kernels import dense, native
 from phisight.kernels.native import Kind
 
 GROUP = 128  # as in c/linear.c
@@ -82,14 +82,14 @@ def linear_int4(x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor) -> Te
             return native.int4(x, codes, scales, offsets)
         if len(x) <= native.most(x):
             return native.rows(x, Kind.INT4, codes, scales, offsets)
-    pieces = []
+    pieces, (wide,) = [], dense.widest(x)
     for rows in _pieces(len(codes), x.shape[1], len(x)):
         part = codes[rows], scales[rows], offsets[rows]
         if x.dtype == torch.bfloat16 and native.takes(x, *part):
             weight = native.int4_unpacked(*part)[:, : x.shape[1]]
         else:
-            weight = unpack_int4(*part, x.shape[1]).to(x.dtype)
-        pieces.append(functional.linear(x, weight))
+            weight = unpack_int4(*part, x.shape[1])
+        pieces.append(functional.linear(wide, weight.to(wide.dtype)).to(x.dtype))
     return torch.cat(pieces, -1) if len(pieces) > 1 else pieces[0]
 
 
@@ -141,11 +141,11 @@ def linear_int8(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
             return native.int8(x, codes, scales)
         if len(x) <= native.most(x):
             return native.rows(x, Kind.INT8, codes, scales)
-    pieces = []
+    pieces, (wide,) = [], dense.widest(x)
     for rows in _pieces(len(codes), codes.shape[1], len(x)):
         # The scale goes to the result: codes are exact in bfloat16.
-        product = functional.linear(x, codes[rows].to(x.dtype))
-        pieces.append(product * scales[rows].to(x.dtype))
+        product = functional.linear(wide, codes[rows].to(wide.dtype))
+        pieces.append((product * scales[rows].to(wide.dtype)).to(x.dtype))
     return torch.cat(pieces, -1) if len(pieces) > 1 else pieces[0]
 
 

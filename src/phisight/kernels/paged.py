@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from phisight.kernels import native_attention
+from phisight.kernels.dense import widens
 
 # A run of neighbouring blocks is read where it lies if it has more bytes than can be copied while
 # one more run is gone through: 80 us on two cores of an EPYC. Eight sequences of nano, 150
@@ -67,6 +68,8 @@ def attend_pages(q: Tensor, keys: Tensor, values: Tensor, pages: Pages) -> Tenso
     """
     if native_attention.can_attend(q, keys):
         return native_attention.attend(q, keys, values, pages.table, pages.stored)
+    if widens(q):
+        return attend_pages(q.float(), keys, values, pages).to(q.dtype)
     padded = pages.table.shape[1] * _block_bytes(keys)  # a sequence, as gathered
     if q.device.type == "cpu" and padded >= RUN_WORTH:
         return attend_pages_in_place(q, keys, values, pages)

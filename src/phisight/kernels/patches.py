@@ -8,6 +8,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
+from phisight.kernels.dense import widest
+
 
 def embed_patches(crops: Tensor, weight: Tensor) -> Tensor:
     """(N, 3, H, W) crops and an (E, 3, p, p) kernel to (N, P, E), patches row by row.
@@ -18,7 +20,9 @@ def embed_patches(crops: Tensor, weight: Tensor) -> Tensor:
     """
     if crops.device.type == "cpu":
         side = weight.shape[-1]
-        return functional.conv2d(crops, weight, stride=side).flatten(2).transpose(1, 2)
+        wide, kernel = widest(crops, weight)
+        patches = functional.conv2d(wide, kernel, stride=side)
+        return patches.flatten(2).transpose(1, 2).to(crops.dtype)
     return embed_patches_by_product(crops, weight)
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from phisight.config import ModelConfig
 from phisight.kernels import between
+from phisight.kernels.dense import widest
 from phisight.model.packed import linear
 from phisight.model.rope import Rotation, rotate
 
@@ -79,6 +80,7 @@ class DecoderLayer(nn.Module):
 
 def causal_attend(q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
     """Every token sees itself and those before it: training, and the tests' recomputation."""
-    q, k, v = (x.transpose(-2, -3) for x in (q, k, v))  # (..., heads, T, d)
+    dtype = q.dtype
+    q, k, v = (x.transpose(-2, -3) for x in widest(q, k, v))  # (..., heads, T, d)
     mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-    return mixed.transpose(-2, -3)
+    return mixed.transpose(-2, -3).to(dtype)

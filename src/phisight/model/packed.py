@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from phisight.config import ModelConfig
-from phisight.kernels import native, packed, rounded
+from phisight.kernels import dense, native, packed, rounded
 from phisight.kernels.rounded import Kind
 
 ROWS = 256  # outputs packed at a time: the passes over them stay in the processor's cache
@@ -23,16 +23,13 @@ class FullLinear(nn.Linear):
     """In the weights' own format. Few rows are bound by reading the weights: on two cores torch
     reads 12 GB/s of bfloat16, the compiled kernel 20."""
 
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features, bias=False)
-
     def forward(self, x: Tensor) -> Tensor:
         # Of the engine alone: what traces, exports or differentiates a module sees torch's own.
-        if native.is_inferring() and x.numel() <= native.FEW_DENSE * self.in_features:
+        if native.is_inferring() and self.bias is None:
             rows = x.reshape(-1, x.shape[-1])
             if native.can_multiply(rows, self.weight):
                 return native.dense(rows, self.weight).view(*x.shape[:-1], self.out_features)
-        return super().forward(x)
+        return dense.linear(x, self.weight, self.bias)
 
 
 class Int8Linear(nn.Module):
@@ -167,13 +164,18 @@ def packed_layers(model: nn.Module) -> Iterator[tuple[str, PackedLinear]]:
 
 
 # The norm whose weight scales a layer's inputs. It is multiplied into the layer before packing, and
-# becomes ones: what is left of a norm are inputs of about one size, for which the nearest stored
-# weight is also the one that changes the outputs least. Where a few norm weights are large (real
-# models have them) and the columns that meet them small, these columns would be lost.
+# becomes ones (its bias goes into the layer's): what is left of a norm are inputs of about one
+# size, for which the nearest stored weight is also the one that changes the outputs least. Where a
+# few norm weights are large (real models have them) and the columns that meet them small, these
+# columns would be lost, and with rounded inputs all others beside the large ones.
 _NORMS = {
     "self_attn.qkv_proj": "input_layernorm",
     "mlp.gate_up_proj": "post_attention_layernorm",
     "lm_head": "model.norm",
+    "self_attn.q_proj": "layer_norm1",
+    "self_attn.k_proj": "layer_norm1",
+    "self_attn.v_proj": "layer_norm1",
+    "mlp.fc1": "layer_norm2",
 }
 
 
@@ -185,10 +187,21 @@ def norm_before(layer: str) -> str | None:
     return None
 
 
-def pack_pieces(layer: PackedLinear, pieces: Iterator[Tensor]) -> dict[str, Tensor]:
-    """A layer's parts from its (N, K) weight, of which ROWS rows come at a time."""
-    made = [layer.pack(piece) for piece in pieces]
-    return {name: torch.cat([part[name] for part in made]) for name in made[0]}
+def pack_pieces(
+    layer: PackedLinear,
+    pieces: Iterator[Tensor],
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """A layer's parts from its (N, K) weight, of which ROWS rows come at a time, and what is added
+    to its (N,) bias; `scale` and `shift` are the (K,) weight and bias of the norm before it."""
+    made, added = [], []
+    for piece in pieces:
+        if shift is not None:
+            added.append(piece.float() @ shift.float())
+        made.append(layer.pack(piece if scale is None else piece.float() * scale.float()))
+    parts = {name: torch.cat([part[name] for part in made]) for name in made[0]}
+    return parts, torch.cat(added) if added else None
 
 
 def _linear8(
@@ -196,7 +209,7 @@ def _linear8(
 ) -> nn.Module:
     if config.weights is not None:
         return Int8Linear(in_features, out_features, rounds=rounds)
-    return FullLinear(in_features, out_features)
+    return FullLinear(in_features, out_features, bias=False)
 
 
 def _check_width(x: Tensor, width: int) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from phisight.config import ModelConfig
 from phisight.hd import CELLS, PATCHES
+from phisight.model.packed import FullLinear
 from phisight.model.vision import VisionTransformer
 
 
@@ -33,9 +34,9 @@ class ImageEmbedding(nn.Module):
         self.glb_GN = nn.Parameter(torch.empty(1, 1, merged))
         self.sub_GN = nn.Parameter(torch.empty(1, 1, 1, merged))
         self.img_projection = nn.Sequential(
-            nn.Linear(merged, config.hidden_size),
+            FullLinear(merged, config.hidden_size),
             nn.GELU(),
-            nn.Linear(config.hidden_size, config.hidden_size),
+            FullLinear(config.hidden_size, config.hidden_size),
         )
 
     def forward(self, crops: Tensor, rows: int, cols: int) -> Tensor:

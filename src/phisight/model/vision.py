@@ -19,6 +19,7 @@ from phisight.config import VisionConfig
 from phisight.hd import CROP, PATCHES
 from phisight.kernels import between
 from phisight.kernels.patches import embed_patches
+from phisight.model.packed import FullLinear
 
 _PATCH = CROP // PATCHES
 
@@ -61,10 +62,10 @@ class VisionAttention(nn.Module):
         super().__init__()
         hidden = config.hidden_size
         self.num_heads = config.num_heads
-        self.q_proj = nn.Linear(hidden, hidden)
-        self.k_proj = nn.Linear(hidden, hidden)
-        self.v_proj = nn.Linear(hidden, hidden)
-        self.out_proj = nn.Linear(hidden, hidden)
+        self.q_proj = FullLinear(hidden, hidden)
+        self.k_proj = FullLinear(hidden, hidden)
+        self.v_proj = FullLinear(hidden, hidden)
+        self.out_proj = FullLinear(hidden, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (
@@ -77,8 +78,8 @@ class VisionAttention(nn.Module):
 class VisionMLP(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc1 = FullLinear(config.hidden_size, config.intermediate_size)
+        self.fc2 = FullLinear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(between.quick_gelu(self.fc1(x)))

@@ -77,14 +77,18 @@ def load_model(
         },
         device,
     )
+    before = dict(state)
     for name, layer in to_pack.items():
         pieces = _rows(files[f"{name}.weight"], f"{name}.weight", ROWS)
-        if norm := norm_before(name):
-            scale = state[f"{norm}.weight"].float()
-            state[f"{norm}.weight"] = torch.ones_like(scale, dtype=dtype)
-            pieces = (piece.float() * scale for piece in pieces)
-        parts = pack_pieces(layer, pieces)
+        norm = norm_before(name)
+        scale, shift = before.get(f"{norm}.weight"), before.get(f"{norm}.bias")
+        parts, added = pack_pieces(layer, pieces, scale, shift)
         state |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
+        if scale is not None:
+            state[f"{norm}.weight"] = torch.ones_like(scale)
+        if shift is not None and added is not None:
+            state[f"{norm}.bias"] = torch.zeros_like(shift)
+            state[f"{name}.bias"] = (state[f"{name}.bias"].float() + added).to(dtype)
     model.load_state_dict(state, strict=True, assign=True)
     for _, layer in packed_layers(model):
         layer.settle(dtype)

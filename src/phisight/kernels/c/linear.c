@@ -9,7 +9,7 @@
  */
 #include "weights.h"
 
-#define VERSION 7
+#define VERSION 8
 #define OUTPUTS 32 /* a thread takes so many together */
 #define AT_ONCE 4 /* rows of x */
 int32_t phisight_version(void) { return VERSION; }
@@ -133,11 +133,9 @@ BF16 static void int4_bfloat16(const uint16_t *x, const float *sums, const uint1
 static void int4_bfloat16(const uint16_t *x, const float *sums, const uint16_t *codes,
                           const uint16_t *scales, const uint16_t *offsets, uint16_t *y,
                           int64_t m, int64_t n, int64_t k, int64_t first, int64_t last) {
-    abort(); /* phisight_multiplies_bfloat16 says no */
+    abort(); /* phisight_best_way says no */
 }
 #endif
-
-int32_t phisight_multiplies_bfloat16(void) { return has_bfloat16(); }
 
 /* x is float and so is y, or x is null and `narrow` and y are bfloat16. 0, or 1 without memory. */
 int32_t phisight_int4(const float *x, const uint16_t *narrow, const uint16_t *codes,

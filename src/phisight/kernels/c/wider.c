@@ -81,12 +81,12 @@ BF16 static void dense_bfloat16(const uint16_t *x, const uint16_t *w, float *y, 
 #else
 static void dense_bfloat16(const uint16_t *x, const uint16_t *w, float *y, int64_t m, int64_t n,
                            int64_t k, int64_t first, int64_t last) {
-    abort(); /* phisight_multiplies_bfloat16 says no */
+    abort(); /* phisight_best_way says no */
 }
 
 static void int8_wide(const float *x, const int8_t *codes, const uint16_t *scales, float *y,
                       int64_t m, int64_t n, int64_t k, int64_t first, int64_t last) {
-    abort(); /* phisight_multiplies_bfloat16 says no */
+    abort(); /* phisight_best_way says no */
 }
 #endif
 
@@ -133,12 +133,40 @@ void phisight_int8(const float *x, const int8_t *codes, const uint16_t *scales, 
     }
 }
 
-/* 16 bits: x and w bfloat16, where phisight_multiplies_bfloat16; k is a multiple of 32. */
+/* 16 bits, bfloat16 x, in float32. A stretch of weights is widened once for all rows. */
+CLONED static void dense_float(const uint16_t *x, const uint16_t *w, float *y, int64_t m,
+                               int64_t n, int64_t k, int64_t first, int64_t last) {
+    Wide wide[STRETCH / LANES];
+    for (int64_t j = first; j < last; j++) {
+        const uint16_t *row = w + j * k;
+        for (int64_t r = 0; r < m; r++) y[r * n + j] = 0;
+        for (int64_t start = 0; start < k; start += STRETCH) {
+            int64_t parts = (k - start < STRETCH ? k - start : STRETCH) / LANES;
+            for (int64_t i = 0; i < parts; i++) wide[i] = WIDENED(row + start + i * LANES);
+            for (int64_t i = 0; i < parts; i += 2) __builtin_prefetch(row + start + 2048 + i * LANES);
+            for (int64_t r = 0; r < m; r++) {
+                const uint16_t *part = x + r * k + start;
+                Wide sum[2] = {{0}, {0}}; /* parts are even: k is a multiple of 32 */
+                for (int64_t i = 0; i < parts; i += 2) {
+                    sum[0] += wide[i] * WIDENED(part + i * LANES);
+                    sum[1] += wide[i + 1] * WIDENED(part + (i + 1) * LANES);
+                }
+                y[r * n + j] += SUM(sum[0] + sum[1]);
+            }
+        }
+    }
+}
+
+/* 16 bits: x and w bfloat16; k is a multiple of 32. `narrow` multiplies it as it is, where
+ * phisight_best_way is better than BY_FLOAT. */
 void phisight_dense(const uint16_t *x, const uint16_t *w, float *y, int64_t m, int64_t n,
-                    int64_t k, int32_t threads) {
+                    int64_t k, int32_t narrow, int32_t threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t first = 0; first < n; first += OUTPUTS) {
         int64_t last = first + OUTPUTS < n ? first + OUTPUTS : n;
-        dense_bfloat16(x, w, y, m, n, k, first, last);
+        if (narrow)
+            dense_bfloat16(x, w, y, m, n, k, first, last);
+        else
+            dense_float(x, w, y, m, n, k, first, last);
     }
 }
