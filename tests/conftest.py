@@ -135,8 +135,18 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The C files compiled here, whatever lies beside them."""
+    return _compiled(tmp_path_factory.mktemp("native") / "libphisight.so", None)
+
+
+@pytest.fixture(scope="session")
+def other_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As a machine of the other kind builds it: eight numbers at a time for sixteen, or sixteen."""
+    lanes = 8 if torch.cpu.get_capabilities().get("avx512_f") else 16
+    return _compiled(tmp_path_factory.mktemp("native") / "libother.so", lanes)
+
+
+def _compiled(path: Path, lanes: int | None) -> Path:
     if shutil.which("cc") is None:
         pytest.skip("no C compiler: the plain twins are tested alone")
-    made = tmp_path_factory.mktemp("native") / "libphisight.so"
-    assert native.build(made) == 0
-    return made
+    assert native.build(path, lanes) == 0
+    return path

@@ -3,7 +3,6 @@ attention of many queries, and what stands between a layer's products."""
 
 import functools
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +13,10 @@ from phisight.kernels import between, native, native_attention, packed, referenc
 from phisight.kernels.native import Kind, Way
 
 
-@pytest.fixture(autouse=True)
-def _compiled(library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(native, "_library", functools.partial(native.opened, library))
+@pytest.fixture(autouse=True, params=["library", "other_library"])
+def _compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    path = request.getfixturevalue(request.param)
+    monkeypatch.setattr(native, "_library", functools.partial(native.opened, path))
     yield
 
 

@@ -17,14 +17,14 @@ SHAPES = [(16, 128), (37, 41), (264, 448), (64, 300)]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 8e-3}
 
 
-@pytest.fixture(params=["compiled", "plain"])
+@pytest.fixture(params=["library", "other_library", "plain"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """With the compiled kernels, and without."""
-    compiled = request.param == "compiled"
-    path = request.getfixturevalue("library") if compiled else Path("/nowhere")
+    """With the compiled kernels, as the other kind of machine builds them, and without."""
+    plain = request.param == "plain"
+    path = Path("/nowhere") if plain else request.getfixturevalue(request.param)
     monkeypatch.setattr(native, "_library", functools.partial(native.opened, path))
-    assert native.is_built() == compiled
-    return str(request.param)
+    assert native.is_built() != plain
+    return "plain" if plain else "compiled"
 
 
 def normal(*shape: int) -> torch.Tensor:

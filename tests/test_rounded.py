@@ -17,9 +17,10 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 PACK = {Kind.INT8: packed.pack_int8, Kind.INT4: packed.pack_int4, Kind.INT7: rounded.pack_int7}
 
 
-@pytest.fixture
-def compiled(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_library", functools.partial(native.opened, library))
+@pytest.fixture(params=["library", "other_library"])
+def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = request.getfixturevalue(request.param)
+    monkeypatch.setattr(native, "_library", functools.partial(native.opened, path))
     rounded.best_way.cache_clear()
 
 
@@ -86,6 +87,31 @@ def test_every_way_multiplies_what_was_rounded(
         right = right if bias is None else right + bias
         assert y.dtype == dtype
         assert (y.double() - right).abs().max() <= bound * right.abs().max()
+
+
+@pytest.mark.parametrize("shape", [(37, 41), (264, 448), (33, 4230)], ids=str)
+@pytest.mark.parametrize("rows", [1, 3, 16])
+@pytest.mark.usefixtures("compiled")
+def test_sixteen_bits_stand_for_bfloat16(
+    shape: tuple[int, int], rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a processor has AVX2 and no products of bfloat16: nearer than a result's last digit."""
+    monkeypatch.setattr(native, "best_way", lambda: native.Way.FLOAT)
+    if not native.built().phisight_has_bytes(int(Way.PAIRS)):
+        pytest.skip("this processor has no AVX2")
+    asked = []
+    monkeypatch.setattr(
+        native,
+        "rounded_few",
+        lambda *a, _few=native.rounded_few, **k: asked.append(k) or _few(*a, **k),
+    )
+    parts = packed.pack_int4(normal(*shape) * 0.02)
+    x = normal(rows, shape[1]).bfloat16()
+    y = packed.linear_int4(x, *parts)
+    assert [call["bits"] for call in asked] == [16]
+    right = x.double() @ packed.unpack_int4(*parts, shape[1]).double().T
+    assert y.dtype == torch.bfloat16
+    assert (y.double() - right).abs().max() <= 4e-3 * right.abs().max()
 
 
 @pytest.mark.parametrize("kind", Kind)

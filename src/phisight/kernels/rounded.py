@@ -127,14 +127,14 @@ def multiply(
     bias: Tensor | None = None, *, way: Way | None = None,
 ) -> Tensor:  # fmt: skip
     """`linear` in the compiled kernels."""
+    way = best_way() if way is None else way
+    if bias is None and len(x) <= few_rows(kind, way, x.shape[1]):
+        return native.rounded_few(x, kind, codes, scales, offsets, way=way, bits=8)
     x = x.contiguous()
     y = torch.empty(len(x), len(codes), dtype=x.dtype)
     added = None if bias is None else bias.float().contiguous()
-    way = best_way() if way is None else way
-    few = bias is None and len(x) <= few_rows(kind, way, x.shape[1])
-    call = native.built().phisight_rounded_few if few else native.built().phisight_rounded
-    failed = call(
-        *map(native.at, (x, codes, scales, offsets, *(() if few else (added,)), y)),
+    failed = native.built().phisight_rounded(
+        *map(native.at, (x, codes, scales, offsets, added, y)),
         *map(ctypes.c_int64, (*x.shape, len(codes))), int(kind), int(x.dtype == torch.bfloat16),
         int(way), torch.get_num_threads(),
     )  # fmt: skip

@@ -1,5 +1,5 @@
-/* Few rows, rounded to bytes, over weights of 4 or 8 bits: each row of weights is read once, as it
- * lies. What rounded.c computes, where reading the weights is what takes the time.
+/* Few rows, rounded to 8 or 16 bits, over weights of 4 or 8 bits: each row of weights is read once,
+ * as it lies. What rounded.c computes, where reading the weights is what takes the time.
  *
  * Dimensions: m rows of x, n outputs, k inputs in whole groups.
  */
@@ -20,7 +20,7 @@ typedef struct {
     int64_t n, k, groups;
     const char *codes;
     const uint16_t *scales, *offsets;
-    const int8_t *rows; /* (m, k) */
+    const int8_t *rows; /* (m, k), of 16 bits for few_words */
     const float *factors, *totals; /* (m, groups) */
     void *y;
 } Few;
@@ -129,6 +129,40 @@ INLINE AVX2 void few_nibbles(const int rows, const Few *f, int64_t first, int64_
     for (int r = 0; r < rows; r++) store_one(f, (first + r) * f->n + j, added(total[r]) + low[r]);
 }
 
+/* As few_nibbles, of x in 16 bits: the four codes of a word in turn. */
+INLINE AVX2 void few_words(const int rows, const Few *f, int64_t first, int64_t j, float *by) {
+    const __m256i nibbles = _mm256_set1_epi16(15);
+    const char *codes = f->codes + j * f->k / 2;
+    const int16_t *x = (const int16_t *)f->rows + first * f->k;
+    __m256 total[AT_ONCE];
+    float low[AT_ONCE];
+    for (int r = 0; r < rows; r++) {
+        low[r] = meet(f, first + r, j, by + r * f->groups);
+        total[r] = _mm256_setzero_ps();
+    }
+    for (int64_t g = 0; g < f->groups; g++, codes += GROUP / 2) {
+        _mm_prefetch(codes + AHEAD, _MM_HINT_T0);
+        __m256i part[8];
+        for (int h = 0; h < 2; h++) {
+            __m256i q = _mm256_loadu_si256((const __m256i *)(codes + h * 32));
+            part[h] = _mm256_and_si256(q, nibbles);
+            part[2 + h] = _mm256_and_si256(_mm256_srli_epi16(q, 4), nibbles);
+            part[4 + h] = _mm256_and_si256(_mm256_srli_epi16(q, 8), nibbles);
+            part[6 + h] = _mm256_srli_epi16(q, 12);
+        }
+        for (int r = 0; r < rows; r++) {
+            const __m256i *from = (const __m256i *)(x + r * f->k + g * GROUP);
+            __m256i sum[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+            for (int p = 0; p < 8; p++)
+                sum[p & 1] = _mm256_add_epi32(
+                    sum[p & 1], _mm256_madd_epi16(part[p], _mm256_loadu_si256(from + p)));
+            __m256 wide = _mm256_cvtepi32_ps(_mm256_add_epi32(sum[0], sum[1]));
+            total[r] = _mm256_fmadd_ps(wide, _mm256_set1_ps(by[r * f->groups + g]), total[r]);
+        }
+    }
+    for (int r = 0; r < rows; r++) store_one(f, (first + r) * f->n + j, added(total[r]) + low[r]);
+}
+
 #define BY_ROWS(name, target, one, ...) \
     target static void name(const Few *f, int64_t rows, int64_t first, int64_t j, float *by) { \
         switch (rows) { \
@@ -141,28 +175,35 @@ INLINE AVX2 void few_nibbles(const int rows, const Few *f, int64_t first, int64_
 BY_ROWS(few_int4_wide, VNNI, few_wide, 1, f, first, j, by)
 BY_ROWS(few_int8_wide, VNNI, few_wide, 0, f, first, j, by)
 BY_ROWS(few_int4_pairs, AVX2, few_nibbles, f, first, j, by)
+BY_ROWS(few_int4_words, AVX2, few_words, f, first, j, by)
 #else
 static void few_int4_wide(const Few *f, int64_t rows, int64_t first, int64_t j, float *by) { abort(); }
 static void few_int8_wide(const Few *f, int64_t rows, int64_t first, int64_t j, float *by) { abort(); }
 static void few_int4_pairs(const Few *f, int64_t rows, int64_t first, int64_t j, float *by) { abort(); }
+static void few_int4_words(const Few *f, int64_t rows, int64_t first, int64_t j, float *by) { abort(); }
 #endif
 
-/* As phisight_rounded, for INT4 and INT8 (which takes BY_WIDE_FOURS and whole groups). */
+/* As phisight_rounded, for INT4 and INT8 (which takes BY_WIDE_FOURS and whole groups); x to 8 bits,
+ * or INT4's to 16 (which takes BY_PAIRS). */
 int32_t phisight_rounded_few(const void *x, const void *codes, const uint16_t *scales,
                              const uint16_t *offsets, void *y, int64_t m, int64_t width, int64_t n,
-                             int32_t kind, int32_t narrow, int32_t way, int32_t threads) {
+                             int32_t kind, int32_t narrow, int32_t way, int32_t bits,
+                             int32_t threads) {
     int64_t groups = (width + GROUP - 1) / GROUP, k = groups * GROUP;
-    int8_t *rows = malloc((size_t)(m * k + 1));
+    int8_t *rows = malloc((size_t)(m * k * bits / 8 + 1));
     float *factors = malloc(sizeof(float) * (size_t)(2 * m * groups + 1));
     float *by = malloc(sizeof(float) * (size_t)(threads * AT_ONCE * groups + 1));
     int32_t failed = !rows || !factors || !by;
     float *totals = factors + m * groups;
     for (int64_t r = 0; r < (failed ? 0 : m); r++)
-        round_row(row_at(x, narrow, r * width), narrow, width, kind, rows + r * k,
-                  factors + r * groups, totals + r * groups, 1);
+        round_row(row_at(x, narrow, r * width), narrow, width, kind, bits,
+                  rows + r * k * bits / 8, factors + r * groups, totals + r * groups, 1);
     Few f = {kind, narrow, n, k, groups, codes, scales, offsets, rows, factors, totals, y};
     void (*one)(const Few *, int64_t, int64_t, int64_t, float *) =
-        kind == INT8 ? few_int8_wide : way >= BY_WIDE_FOURS ? few_int4_wide : few_int4_pairs;
+        bits == 16             ? few_int4_words
+        : kind == INT8         ? few_int8_wide
+        : way >= BY_WIDE_FOURS ? few_int4_wide
+                               : few_int4_pairs;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t start = 0; start < (failed ? 0 : n); start += OUTPUTS) {
         float *own = by + AT_ONCE * groups * THREAD;

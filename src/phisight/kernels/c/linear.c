@@ -61,12 +61,12 @@ CLONED static void int4_float(const float *x, const float *sums, const uint16_t 
             for (int64_t i = 0; i < groups; i++) {
                 const float *part = x + r * k + i * GROUP;
                 Wide sum[2] = {{0}, {0}};
-                for (int half = 0; half < 2; half++) {
-                    const uint16_t *from = words + i * PLANE + half * LANES;
+                for (int u = 0; u < PLANE / LANES; u++) {
+                    const uint16_t *from = words + i * PLANE + u * LANES;
                     Words q = __builtin_convertvector(LOAD(Halves, from), Words);
                     for (int p = 0; p < 4; p++) {
                         Wide code = __builtin_convertvector(q >> (4 * p) & 15, Wide);
-                        sum[half] += code * LOAD(Wide, part + p * PLANE + half * LANES);
+                        sum[u & 1] += code * LOAD(Wide, part + p * PLANE + u * LANES);
                     }
                 }
                 total += (sum[0] + sum[1]) * widened(scales[j * groups + i]);
@@ -160,11 +160,11 @@ CLONED static void int4_row(const uint16_t *words, const uint16_t *scales,
                             const uint16_t *offsets, uint16_t *out, int64_t groups) {
     for (int64_t i = 0; i < groups; i++) {
         float scale = widened(scales[i]), offset = widened(offsets[i]);
-        for (int half = 0; half < 2; half++) {
-            Words q = __builtin_convertvector(LOAD(Halves, words + i * PLANE + half * LANES), Words);
+        for (int u = 0; u < PLANE; u += LANES) {
+            Words q = __builtin_convertvector(LOAD(Halves, words + i * PLANE + u), Words);
             for (int p = 0; p < 4; p++) {
                 Wide value = __builtin_convertvector((q >> (4 * p) & 15) - 8, Wide) * scale + offset;
-                NARROWED(out + i * GROUP + p * PLANE + half * LANES, value);
+                NARROWED(out + i * GROUP + p * PLANE + u, value);
             }
         }
     }

@@ -1,10 +1,9 @@
-/* Rows of numbers to bytes, with a factor for every span of them. */
+/* Rows of numbers to whole ones of 8 bits, or 16, with a factor for every span of them. */
 #ifndef PHISIGHT_ROUND_H
 #define PHISIGHT_ROUND_H
 
 #include "bytes.h"
 
-#define MOST 127.0f
 #define SPAN (4 * GROUP) /* the longest */
 
 INLINE int64_t span_of(int32_t kind) { return kind == INT7 ? SPAN : GROUP; }
@@ -23,13 +22,18 @@ INLINE void order_as_nibbles(const int8_t *bytes, int8_t *out) {
     }
 }
 
-/* A row of `width` numbers to whole groups of bytes, for weights of a kind; factors and totals go
- * `stride` apart. What is not finite makes a factor that is not, and so results that are not. */
+/* A row of `width` numbers to whole groups of `bits` bits each, for weights of a kind; factors and
+ * totals go `stride` apart. What is not finite makes a factor that is not, and so results that are
+ * not. */
 CLONED static void round_row(const void *x, int32_t narrow, int64_t width, int32_t kind,
-                             int8_t *out, float *factors, float *totals, int64_t stride) {
+                             int32_t bits, void *out, float *factors, float *totals,
+                             int64_t stride) {
     int64_t span = span_of(kind);
+    float limit = (float)((1 << (bits - 1)) - 1);
+    int8_t *to = out;
     for (int64_t start = 0; start < width; start += span, factors += stride, totals += stride) {
         float numbers[SPAN];
+        int16_t words[SPAN];
         int8_t bytes[SPAN];
         int64_t left = width - start, count = left < span ? left : span;
         int64_t whole = (count + GROUP - 1) / GROUP * GROUP;
@@ -41,28 +45,31 @@ CLONED static void round_row(const void *x, int32_t narrow, int64_t width, int32
             memcpy(numbers, (const float *)x + start, sizeof(float) * (size_t)count);
         int32_t most = 0; /* of the bits without sign: NaN is more than any number */
         for (int64_t i = 0; i < whole; i++) {
-            int32_t bits;
-            memcpy(&bits, numbers + i, sizeof bits);
-            bits &= 0x7FFFFFFF;
-            most = bits > most ? bits : most;
+            int32_t one;
+            memcpy(&one, numbers + i, sizeof one);
+            one &= 0x7FFFFFFF;
+            most = one > most ? one : most;
         }
         float top;
         memcpy(&top, &most, sizeof top);
-        float by = top > 1e-30f ? MOST / top : 0;
+        float by = top > 1e-30f ? limit / top : 0;
         int32_t sum = 0;
         for (int64_t i = 0; i < whole; i++) {
             /* No sum, which might be fused with the product and round it otherwise. */
             int32_t nearest = (int32_t)__builtin_rintf(numbers[i] * by);
-            bytes[i] = (int8_t)nearest;
+            words[i] = (int16_t)nearest;
             sum += nearest;
         }
-        if (kind == INT4)
-            order_as_nibbles(bytes, out);
+        for (int64_t i = 0; i < whole; i++) bytes[i] = (int8_t)words[i];
+        if (bits == 16)
+            memcpy(to, words, sizeof(int16_t) * (size_t)whole);
+        else if (kind == INT4)
+            order_as_nibbles(bytes, to);
         else
-            memcpy(out, bytes, (size_t)whole);
-        out += whole;
-        *factors = top / MOST;
-        *totals = top / MOST * (float)sum;
+            memcpy(to, bytes, (size_t)whole);
+        to += whole * (bits / 8);
+        *factors = top / limit;
+        *totals = top / limit * (float)sum;
     }
 }
 

@@ -30,31 +30,33 @@ CLONED static void unpack_bytes(const Weights *w, int64_t first, int64_t start, 
         for (int64_t i = start; i < stop; i += GROUP, out += 4 * SQUARE) {
             float by = 0, under = 0;
             int64_t into = (i - start) / span_of(w->kind) * WIDTH + j;
-            Words even = {0}, odd = {0};
+            uint8_t bytes[GROUP] = {0};
             if (row < w->n && w->kind == INT4) {
                 int64_t at = row * groups + i / GROUP;
                 by = widened(w->scales[at]), under = widened(w->offsets[at]) - 8 * by;
                 codes = (const char *)w->codes + at * GROUP / 2;
                 __builtin_prefetch(codes + PIECE / 2);
-                Words q = LOAD(Words, codes);
-                even = q & 0x0F0F0F0F, odd = q >> 4 & 0x0F0F0F0F;
+                for (size_t c = 0; c < FOURS; c += sizeof(Words)) {
+                    Words q = LOAD(Words, codes + c), odd = q >> 4 & 0x0F0F0F0F;
+                    q &= 0x0F0F0F0F;
+                    memcpy(bytes + c, &q, sizeof q);
+                    memcpy(bytes + FOURS + c, &odd, sizeof odd);
+                }
             } else if (row < w->n && w->kind == INT7) {
                 int64_t at = row * spans + i / SPAN;
                 by = widened(w->scales[at]), under = widened(w->offsets[at]) - 64 * by;
                 codes = (const char *)w->codes + row * groups * GROUP + i;
-                even = LOAD(Words, codes), odd = LOAD(Words, codes + FOURS);
+                memcpy(bytes, codes, GROUP);
             } else if (row < w->n) {
                 int64_t left = w->k - i;
                 by = widened(w->scales[row]), under = -128 * by;
                 codes = (const char *)w->codes + row * w->k + i;
                 __builtin_prefetch(codes + PIECE);
-                char padded[GROUP] = {0};
-                memcpy(padded, codes, left < GROUP ? (size_t)left : GROUP);
-                even = LOAD(Words, padded) ^ (int32_t)0x80808080;
-                odd = LOAD(Words, padded + FOURS) ^ (int32_t)0x80808080;
+                memcpy(bytes, codes, left < GROUP ? (size_t)left : GROUP);
+                for (int c = 0; c < GROUP; c++) bytes[c] ^= 0x80;
             }
-            memcpy(out, &even, FOURS);
-            memcpy(out + 2 * SQUARE, &odd, FOURS);
+            memcpy(out, bytes, FOURS);
+            memcpy(out + 2 * SQUARE, bytes + FOURS, FOURS);
             scale[into] = by, low[into] = under;
         }
     }
@@ -69,7 +71,7 @@ static void lay_rows(const Job *job, int64_t first, int8_t *own) {
     memset(totals, 0, sizeof(float) * (size_t)(job->spans * tiles * SIDE));
     for (int64_t i = 0; i < count; i++)
         round_row(row_at(job->x, job->narrow, (first + i) * job->width), job->narrow, job->width,
-                  job->kind, own + i * inputs, factors + i, totals + i, tiles * SIDE);
+                  job->kind, 8, own + i * inputs, factors + i, totals + i, tiles * SIDE);
     int8_t *to = job->rows + first * inputs;
     if (job->way >= BY_WIDE_FOURS) {
         lay_bfloat16((uint16_t *)own, inputs / 2, count, inputs / 2, tiles, inputs / FOURS,

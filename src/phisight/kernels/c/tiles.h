@@ -25,12 +25,13 @@ CLONED static void multiply_float(const float *w, const float *x, int64_t tiles,
     for (int64_t r = 0; r < tiles; r++)
         for (int64_t first = 0; first < WIDTH; first += OUT) {
             float *to = c + (first / SIDE * tiles + r) * SIDE * SIDE + first % SIDE * SIDE;
-            Wide sum[OUT] = {{0}, {0}, {0}, {0}};
+            Wide sum[OUT][SIDE / LANES] = {{{0}}};
             if (!anew) memcpy(sum, to, sizeof sum);
-            for (int64_t i = 0; i < k; i++) {
-                Wide row = LOAD(Wide, x + (i * tiles + r) * SIDE);
-                for (int o = 0; o < OUT; o++) sum[o] += row * w[i * WIDTH + first + o];
-            }
+            for (int64_t i = 0; i < k; i++)
+                for (int u = 0; u < SIDE / LANES; u++) {
+                    Wide row = LOAD(Wide, x + (i * tiles + r) * SIDE + u * LANES);
+                    for (int o = 0; o < OUT; o++) sum[o][u] += row * w[i * WIDTH + first + o];
+                }
             memcpy(to, sum, sizeof sum);
         }
 }

@@ -33,12 +33,12 @@ CLONED static void unpack_float(const Weights *w, int64_t first, int64_t start, 
                 const uint16_t *words = (const uint16_t *)w->codes + group * PLANE;
                 float scale = widened(w->scales[group]), offset = widened(w->offsets[group]);
                 float numbers[GROUP];
-                for (int half = 0; half < 2; half++) {
-                    Words q = __builtin_convertvector(LOAD(Halves, words + half * LANES), Words);
+                for (int u = 0; u < PLANE; u += LANES) {
+                    Words q = __builtin_convertvector(LOAD(Halves, words + u), Words);
                     for (int p = 0; p < 4; p++) {
                         Words code = (q >> (4 * p) & 15) - 8;
                         Wide value = __builtin_convertvector(code, Wide) * scale + offset;
-                        memcpy(numbers + p * PLANE + half * LANES, &value, sizeof value);
+                        memcpy(numbers + p * PLANE + u, &value, sizeof value);
                     }
                 }
                 for (int64_t c = 0; c < GROUP; c++) out[(i + c) * WIDTH] = numbers[c];

@@ -13,11 +13,11 @@ INLINE BF16 void int8_tile(const int rows, const float *x, const int8_t *codes, 
                            float *y, int64_t n, int64_t k) {
     __m512 total[AT_ONCE][2];
     for (int r = 0; r < rows; r++) total[r][0] = total[r][1] = _mm512_setzero_ps();
-    for (int64_t i = 0; i < k; i += 2 * LANES) {
+    for (int64_t i = 0; i < k; i += 2 * SIDE) {
         if (i % 64 == 0) _mm_prefetch((const char *)codes + i + 2048, _MM_HINT_T0);
         for (int u = 0; u < 2; u++) {
-            int64_t at = i + u * LANES, left = k - at;
-            __mmask16 there = left >= LANES ? 0xFFFF : left > 0 ? (1u << left) - 1 : 0;
+            int64_t at = i + u * SIDE, left = k - at;
+            __mmask16 there = left >= SIDE ? 0xFFFF : left > 0 ? (1u << left) - 1 : 0;
             __m512i wide = _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(there, codes + at));
             for (int r = 0; r < rows; r++)
                 total[r][u] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(wide),
