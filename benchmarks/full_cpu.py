@@ -2,13 +2,14 @@
 
     python tests/reference/make_checkpoint.py FOLDER --preset full --files tests/data/phi3v
     phisight quantize FOLDER OURS
-    python benchmarks/full_cpu.py FOLDER [ROUNDS [OURS]]
+    python benchmarks/full_cpu.py FOLDER [ROUNDS [OURS [ACTIVATIONS]]]
 
 One picture at 4 crops (757 image tokens), interleaved: vision, prefill, decode by ours, then by
 theirs, ROUNDS times over, and in every other round a prompt of 2,529 tokens. Ours has bfloat16
-weights, shared in memory with theirs, or those of the folder OURS. Theirs leaves the projector out
-and is handed the finished input embeddings, so it has a little less to do; time to the first token
-is vision and prefill. Needs transformers and about 12 GB of memory.
+weights, shared in memory with theirs, or those of the folder OURS, perhaps with rounded inputs
+(ACTIVATIONS is int8). Theirs leaves the projector out and is handed the finished input embeddings,
+so it has a little less to do; time to the first token is vision and prefill. Needs transformers and
+about 12 GB of memory.
 """
 
 from __future__ import annotations
@@ -150,7 +151,10 @@ def main() -> None:
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
     before, began = rss_gib(), time.perf_counter()
     ours = Path(sys.argv[3]) if len(sys.argv) > 3 else folder
-    model = phisight.load(ours, device="cpu", dtype="bfloat16", num_crops=4)
+    activations = sys.argv[4] if len(sys.argv) > 4 else None
+    model = phisight.load(
+        ours, device="cpu", dtype="bfloat16", num_crops=4, activations=activations
+    )
     loaded = time.perf_counter() - began
     weights = sum(p.nbytes for p in model.network.parameters()) / 2**30
     for weight in model.network.parameters():
@@ -195,6 +199,7 @@ def main() -> None:
         "full_cpu",
         transformers=transformers.__version__,
         weights=model.config.weights or "bfloat16",
+        activations=activations,
         prompt_tokens=len(prompt.ids),
         long_prompt_tokens=LONG,
         crops=len(crops),

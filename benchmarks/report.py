@@ -48,8 +48,9 @@ def table() -> str:
             f"{image['ours_over_pillow']['p50']:.2f} ×",
         ),
         (
-            "4.1 B parameters in bfloat16, one picture, 16 tokens, "
-            f"against transformers {full['transformers']}",
+            f"4.1 B parameters in {full['weights']}"
+            + (", inputs in 8 bits" if full.get("activations") else "")
+            + f", one picture, 16 tokens, against transformers {full['transformers']} in bfloat16",
             f"{ours:.1f} s to {theirs:.1f} s "
             f"(vision {parts['vision']:.2f} ×, reading {parts['prefill']:.2f} ×, "
             f"writing {parts['decode']:.2f} ×)",

@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "quantize": {"hub", "model"},
     "cost": set(),
     "tasks": set(),
-    "hf": {"engine", "model", "processing"},
+    "hf": {"engine", "kernels", "model", "processing"},
     "verify": {"api", "engine", "hub", "model", "placement", "processing"},
     "server": {"answer", "api", "processing"},
     "cli": {

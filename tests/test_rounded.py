@@ -1,6 +1,7 @@
 """Inputs rounded to 8 bits: what that means, and that every way of multiplying agrees."""
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 import phisight
 from phisight.errors import OptionError
 from phisight.kernels import native, packed, rounded
-from phisight.kernels.rounded import Kind, Way
+from phisight.kernels.ways import Bytes, Kind, Way
 from phisight.model.packed import Int4Linear, Int7Linear, Int8Linear
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -18,9 +19,11 @@ PACK = {Kind.INT8: packed.pack_int8, Kind.INT4: packed.pack_int4, Kind.INT7: rou
 
 
 @pytest.fixture(params=["library", "other_library"])
-def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     path = request.getfixturevalue(request.param)
     monkeypatch.setattr(native, "_library", functools.partial(native.opened, path))
+    rounded.best_way.cache_clear()
+    yield
     rounded.best_way.cache_clear()
 
 
@@ -63,13 +66,13 @@ def test_seven_bits_store_the_nearest_of_128() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "way"), [(k, w) for k in Kind for w in Way if rounded.can_multiply(k, w)], ids=str
+    ("kind", "way"), [(k, w) for k in Kind for w in Bytes if rounded.can_multiply(k, w)], ids=str
 )
 @pytest.mark.parametrize("shape", [(37, 41), (264, 448), (100, 1300), (33, 4230)], ids=str)
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 16, 17, 33, 130, 330])
 @pytest.mark.usefixtures("compiled")
 def test_every_way_multiplies_what_was_rounded(
-    kind: Kind, way: Way, shape: tuple[int, int], rows: int
+    kind: Kind, way: Bytes, shape: tuple[int, int], rows: int
 ) -> None:
     """Up to four rows are another kernel's; 330 of 4,230 inputs are more than one panel. Eight bits
     by eight do not fit AVX2's sums of two products, so that pair is not there."""
@@ -96,8 +99,8 @@ def test_sixteen_bits_stand_for_bfloat16(
     shape: tuple[int, int], rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a processor has AVX2 and no products of bfloat16: nearer than a result's last digit."""
-    monkeypatch.setattr(native, "best_way", lambda: native.Way.FLOAT)
-    if not native.built().phisight_has_bytes(int(Way.PAIRS)):
+    monkeypatch.setattr(native, "best_way", lambda: Way.FLOAT)
+    if not native.built().phisight_has_bytes(int(Bytes.PAIRS)):
         pytest.skip("this processor has no AVX2")
     asked = []
     monkeypatch.setattr(
@@ -136,7 +139,6 @@ def test_layers_give_the_same_with_kernels_and_without(
     found = library if path == "compiled" else Path("/nowhere")
     monkeypatch.setattr(native, "_library", functools.partial(native.opened, found))
     rounded.best_way.cache_clear()
-    assert ("whole" in rounded.described()) == (rounded.best_way() != Way.NONE)
     weight = normal(48, 200) * 0.02
     layers = (Int4Linear(200, 48, rounds=True), Int8Linear(200, 48, rounds=True))
     for layer in (*layers, Int7Linear(200, 48)):
@@ -157,12 +159,25 @@ def test_layers_give_the_same_with_kernels_and_without(
     rounded.best_way.cache_clear()
 
 
+def test_how_rounded_rows_are_multiplied_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {
+        (Bytes.NONE, "int4"): "multiplied as float32: no kernels for them",
+        (Bytes.PAIRS, "int4"): "multiplied as whole numbers",
+        (Bytes.PAIRS, "int8"): "multiplied as float32 but for the vision tower's: AVX2 has no "
+        "products for int8",
+        (Bytes.FOURS, "int8"): "multiplied as whole numbers",
+    }
+    for (way, weights), right in told.items():
+        monkeypatch.setattr(rounded, "best_way", lambda way=way: way)
+        assert rounded.described(weights) == right
+
+
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_a_model_that_rounds_answers_the_how_tos_questions(
     weights: str, nano: phisight.Model
 ) -> None:
     model = phisight.load("nano", device="cpu", weights=weights, activations="int8")
-    assert "inputs in int8 " in str(model.placement)
+    assert "inputs in int8, multiplied as " in str(model.placement)
     tower = model.network.model.vision_embed_tokens
     assert not any(type(layer) is torch.nn.Linear for layer in tower.modules())
     asks = {

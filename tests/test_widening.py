@@ -13,8 +13,8 @@ import phisight
 from phisight.engine.capacity import CacheShape
 from phisight.engine.engine import Engine
 from phisight.engine.request import Request, Token
-from phisight.kernels import dense, native
-from phisight.kernels.native import Way
+from phisight.kernels import dense, native, reached
+from phisight.kernels.ways import Way
 from phisight.params import SamplingParams
 from phisight.placement import choose_placement
 
@@ -25,7 +25,7 @@ PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "linear", "convolution", "mkldnn", 
 @pytest.fixture
 def _plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As on a processor with AVX2 alone."""
-    monkeypatch.setattr(dense, "cpu_multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(reached, "torch_multiplies_bfloat16", lambda: False)
     monkeypatch.setattr(native, "best_way", lambda: Way.FLOAT)
     yield
 

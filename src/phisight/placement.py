@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from phisight.errors import DeviceError
-from phisight.kernels import dense, packed, rounded
+from phisight.kernels import packed, reached, rounded
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -60,8 +60,8 @@ def choose_placement(
         number = _DTYPES[dtype]
     if weights is not None:
         reasons.append(f"{weights} {packed.described()}")
-    if activations is not None:
-        reasons.append(f"inputs in {activations} {rounded.described()}")
+    if weights is not None and activations is not None:
+        reasons.append(f"inputs in {activations}, {rounded.described(weights)}")
     return Placement(chosen, number, "; ".join(reasons))
 
 
@@ -86,12 +86,12 @@ def _native_dtype(device: torch.device) -> tuple[torch.dtype, str]:
     """bfloat16 where the device computes in it, and on every CPU, where it halves the memory."""
     if device.type == "cuda":
         with torch.cuda.device(device):
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
+            computes = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
-        native = dense.cpu_multiplies_bfloat16()
+        computes = reached.torch_multiplies_bfloat16()
     else:
-        native = False
-    if native:
+        computes = False
+    if computes:
         return torch.bfloat16, f"{device.type} computes in bfloat16"
     if device.type == "cpu":
         return torch.bfloat16, "half of float32's memory; cpu multiplies it in float32"

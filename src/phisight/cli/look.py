@@ -13,7 +13,7 @@ from phisight.errors import ImageError
 from phisight.params import LoadOptions
 
 
-@options.expand(without=("device", "dtype", "weights"))
+@options.expand(without=("device", "dtype", "weights", "activations"))
 def crops(
     picture: Annotated[str, typer.Argument(help="A picture file, a URL, or - for stdin.")],
     output: Annotated[

@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from phisight.config import ModelConfig
 from phisight.errors import BudgetError, OptionError
 from phisight.hf.cache import Phi3VCache
+from phisight.kernels.dense import widens
 from phisight.model.phi3v import Phi3VModel
 from phisight.model.rope import Rope
 
@@ -52,7 +53,12 @@ class Attending:
             self.owner.config._attn_implementation, eager_attention
         )
         mask = None if self.mask is None else self.mask.to(q.device)
+        dtype = q.dtype
+        if widens(q):  # on a CPU without products of bfloat16; `eager_attention` casts back itself
+            q, k, v = q.float(), k.float(), v.float()
+            mask = mask.float() if mask is not None and mask.is_floating_point() else mask
         mixed, weights = function(self.owner, q, k, v, mask, scaling=q.shape[-1] ** -0.5)
+        mixed = mixed.to(dtype)
         if self.record.attentions is not None:
             self.record.attentions.append(weights)
         return mixed  # (B, T, H, d)

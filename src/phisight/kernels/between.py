@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from phisight.kernels import native, native_attention, operations, reference
+from phisight.kernels import native, native_attention, operations, reached, reference
 from phisight.kernels.dense import widest
 
 
 def quick_gelu(x: Tensor) -> Tensor:
     """x * sigmoid(1.702 x), CLIP's activation, of (..., I)."""
-    if x.is_cuda and native.is_inferring():
+    if x.is_cuda and reached.is_inferring():
         made: Tensor = operations(x.device).quick_gelu(x)
         return made
     if not _takes(x):
@@ -55,7 +55,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     inner = x.shape[-3] * x.shape[-2] * x.shape[-1]
     plain = x.dim() == 4 and x.stride()[1:] == (inner // 2, x.shape[-1], 1)
     plain = plain and cos.shape == sin.shape == (x.shape[0], x.shape[3])
-    if plain and x.dtype == torch.bfloat16 and _takes(cos, sin) and native.is_plain(x):
+    if plain and x.dtype == torch.bfloat16 and _takes(cos, sin) and reached.is_plain(x):
         y = torch.empty(x.shape, dtype=x.dtype)
         sizes = (x.shape[0], x.stride(0), 2 * x.shape[2], x.shape[3])
         native.built().phisight_rotate(
@@ -70,7 +70,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def attend_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """(N, T, H, d) queries, all over all keys and values, to (N, T, H, d)."""
-    if native.is_inferring() and native_attention.can_mix(q, k, v):
+    if reached.is_inferring() and native_attention.can_mix(q, k, v):
         return native_attention.mix(q, k, v)
     dtype = q.dtype
     q, k, v = (x.transpose(1, 2) for x in widest(q, k, v))
@@ -79,7 +79,7 @@ def attend_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _takes(*tensors: Tensor) -> bool:
     """With rows of a multiple of 32 numbers: two halves of 16 lanes."""
-    if not native.is_inferring() or not native.is_plain(*tensors):
+    if not reached.is_inferring() or not reached.is_plain(*tensors):
         return False
     known = all(x.dtype == torch.bfloat16 and x.is_contiguous() for x in tensors)
     return known and tensors[0].shape[-1] % 32 == 0 and native.is_built()

@@ -8,19 +8,13 @@ Dimensions: T rows, N outputs, K inputs.
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from phisight.kernels import reached
+
 PIECE = 16 * 2**20  # bytes of float32 that weights are widened to at once
-_FLAGS = ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16")
-
-
-@functools.cache
-def cpu_multiplies_bfloat16() -> bool:
-    return any(torch.cpu.get_capabilities().get(flag) for flag in _FLAGS)
 
 
 def widens(x: Tensor) -> bool:
@@ -28,7 +22,7 @@ def widens(x: Tensor) -> bool:
     would end its graph here."""
     if torch.compiler.is_compiling() or x.dtype != torch.bfloat16 or x.device.type != "cpu":
         return False
-    return not cpu_multiplies_bfloat16()
+    return not reached.torch_multiplies_bfloat16()
 
 
 def widest(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -38,7 +32,9 @@ def widest(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., K) by an (N, K) weight, transposed, to (..., N) in the dtype of x."""
-    if not widens(x):
+    # autograd would keep the widened weights.
+    learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    if learns or weight.dtype != x.dtype or not widens(x):
         return functional.linear(x, weight, bias)
     wide, step = x.float(), max(1, PIECE // (4 * weight.shape[1]))
     pieces = [functional.linear(wide, part.float()) for part in weight.split(step)]

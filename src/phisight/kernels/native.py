@@ -11,7 +11,6 @@ Dimensions: T rows, N outputs, K inputs, G groups.
 from __future__ import annotations
 
 import ctypes
-import enum
 import functools
 import math
 import os
@@ -23,13 +22,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from phisight.kernels import reached
+from phisight.kernels.reached import is_plain
+from phisight.kernels.ways import Bytes, Kind, Way
+
 VERSION = 8  # of the C files together: a library of another is left alone
 SOURCES = Path(__file__).with_name("c")
 LIBRARY = Path(__file__).with_name("native.bin")  # not .so: Python would take it for a module
 # Rows up to which full weights are multiplied here: beyond, torch is as fast. Where the processor
 # has no products of bfloat16, the weights must be widened for it first.
 FEW_DENSE, FEW_WIDENED = 4, 16
-_PAIRS = 1  # of c/bytes.h
 FLAGS = ("-O3", "-Wno-psabi", "-fPIC", "-shared")
 
 
@@ -61,8 +63,8 @@ def int4(x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor) -> Tensor:
     of their group (with AVX2), which takes half of the time that float32 does.
     """
     narrow = x.dtype == torch.bfloat16 and best_way() != Way.FLOAT
-    if x.dtype == torch.bfloat16 and not narrow and built().phisight_has_bytes(_PAIRS):
-        return rounded_few(x, 1, codes, scales, offsets, way=_PAIRS, bits=16)
+    if x.dtype == torch.bfloat16 and not narrow and built().phisight_has_bytes(int(Bytes.PAIRS)):
+        return rounded_few(x, Kind.INT4, codes, scales, offsets, way=Bytes.PAIRS, bits=16)
     x_ = (x if narrow else x.float()).contiguous()
     y = torch.empty(len(x), len(codes), dtype=x_.dtype)
     failed = built().phisight_int4(
@@ -76,7 +78,7 @@ def int4(x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor) -> Tensor:
 
 
 def rounded_few(
-    x: Tensor, kind: int, codes: Tensor, scales: Tensor, offsets: Tensor | None, *, way: int,
+    x: Tensor, kind: Kind, codes: Tensor, scales: Tensor, offsets: Tensor | None, *, way: Bytes,
     bits: int,
 ) -> Tensor:  # fmt: skip
     """(T, K) bfloat16 or float32 rows, few, as `rounded.linear`; of 4 bits also rounded to 16."""
@@ -84,7 +86,7 @@ def rounded_few(
     y = torch.empty(len(x), len(codes), dtype=x.dtype)
     failed = built().phisight_rounded_few(
         *map(at, (x, codes, scales, offsets, y)), *map(ctypes.c_int64, (*x.shape, len(codes))),
-        kind, int(x.dtype == torch.bfloat16), way, bits, torch.get_num_threads(),
+        int(kind), int(x.dtype == torch.bfloat16), int(way), bits, torch.get_num_threads(),
     )  # fmt: skip
     if failed:
         raise MemoryError("no memory for a linear layer")
@@ -111,18 +113,6 @@ def int8(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
         *map(ctypes.c_int64, (len(x), *codes.shape)), torch.get_num_threads(),
     )  # fmt: skip
     return y.to(x.dtype)
-
-
-class Kind(enum.IntEnum):
-    """What `rows` multiplies by, as in c/weights.h."""
-
-    INT8, INT4 = range(2)
-
-
-class Way(enum.IntEnum):
-    """What `rows` multiplies with, as in c/tiles.h."""
-
-    FLOAT, BFLOAT16, TILES = range(3)
 
 
 @functools.cache
@@ -186,7 +176,9 @@ def can_multiply(x: Tensor, weight: Tensor) -> bool:
     known = known and x.shape[-1] == weight.shape[1] and weight.shape[1] % 32 == 0
     if not (known and weight.is_contiguous() and is_built()):
         return False
-    return len(x) <= (FEW_WIDENED if best_way() == Way.FLOAT else FEW_DENSE)
+    if best_way() != Way.FLOAT:
+        return len(x) <= FEW_DENSE
+    return len(x) <= FEW_WIDENED and not reached.torch_multiplies_bfloat16()
 
 
 def takes(x: Tensor, codes: Tensor, scales: Tensor, *offsets: Tensor) -> bool:
@@ -197,18 +189,6 @@ def takes(x: Tensor, codes: Tensor, scales: Tensor, *offsets: Tensor) -> bool:
     known = x.dtype in (torch.bfloat16, torch.float32)
     known = known and is_plain(x, codes, scales, *offsets)
     return known and all(t.is_contiguous() for t in (codes, scales, *offsets)) and is_built()
-
-
-def is_inferring() -> bool:
-    """In inference mode, and run rather than traced: to ask for the mode while torch.compile traces
-    ends its graph, and a training step in so many graphs took an H100 0.23 s for 0.14."""
-    return not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
-
-
-def is_plain(*tensors: Tensor) -> bool:
-    """Whether all have memory of their own on the CPU: no subclass that only looks like it."""
-    kinds = (Tensor, torch.nn.Parameter)
-    return all(type(t) in kinds and t.device.type == "cpu" for t in tensors)
 
 
 def built() -> ctypes.CDLL:

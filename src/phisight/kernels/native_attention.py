@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from phisight.kernels.native import Way, at, best_way, built, is_built, is_plain
+from phisight.kernels.native import at, best_way, built, is_built
+from phisight.kernels.reached import is_plain
+from phisight.kernels.ways import Way
 
 
 def attend(q: Tensor, keys: Tensor, values: Tensor, table: Tensor, stored: Sequence[int]) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from phisight.kernels import dense, native
-from phisight.kernels.native import Kind
+from phisight.kernels.ways import Kind
 
 GROUP = 128  # as in c/linear.c
 PLANE = 32  # of a group's codes, those at the same four bits of its 32 words of 16 bits

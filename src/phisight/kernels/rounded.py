@@ -11,7 +11,6 @@ Dimensions: T rows, N outputs, K inputs, S spans (the last may be shorter).
 from __future__ import annotations
 
 import ctypes
-import enum
 import functools
 
 import torch
@@ -20,27 +19,16 @@ from torch.nn import functional
 
 from phisight.kernels import native, packed
 from phisight.kernels.packed import GROUP
+from phisight.kernels.ways import Bytes, Kind
 
 MOST = 127
 SPAN = 512  # of weights in 7 bits, as in c/round.h
 LEVELS = 127  # of 7 bits, without a sign: two products by 8 bits still fit 16, which AVX2 adds in
 
 
-class Kind(enum.IntEnum):
-    """What `multiply` multiplies by, as in c/weights.h."""
-
-    INT8, INT4, INT7 = range(3)
-
-
-class Way(enum.IntEnum):
-    """What it multiplies with, as in c/bytes.h; a processor may have one without those before."""
-
-    NONE, PAIRS, FOURS, WIDE_FOURS, TILES = range(5)
-
-
 @functools.cache
-def best_way() -> Way:
-    return Way(native.built().phisight_best_bytes()) if native.is_built() else Way.NONE
+def best_way() -> Bytes:
+    return Bytes(native.built().phisight_best_bytes()) if native.is_built() else Bytes.NONE
 
 
 def round_rows(x: Tensor, span: int) -> Tensor:
@@ -62,11 +50,11 @@ def span_of(kind: Kind) -> int:
 def pack_int7(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(N, K) weights to (N, K) uint8 codes, padded with zeros to whole groups of GROUP, and (N, S)
     bfloat16 scales and offsets."""
-    width = weight.shape[1]
-    padding = -width % SPAN  # multiplied by zeros: any value within the range
-    padded = torch.cat([weight, weight[:, -1:].expand(-1, padding)], 1)
-    w = padded.float().unflatten(1, (-1, SPAN))  # (N, S, SPAN)
-    low, high = w.amin(-1, keepdim=True), w.amax(-1, keepdim=True)
+    width, padded = weight.shape[1], weight.float()
+    if padding := -width % SPAN:  # multiplied by zeros: any value within the range
+        padded = torch.cat([padded, padded[:, -1:].expand(-1, padding)], 1)
+    w = padded.unflatten(1, (-1, SPAN))  # (N, S, SPAN)
+    low, high = torch.aminmax(w, dim=-1, keepdim=True)
     scales = ((high - low) / LEVELS).bfloat16()
     offsets = ((low + high) / 2 + scales.float() / 2).bfloat16()  # of code 64: 63.5 is the middle
     steps = torch.where(scales > 0, 1 / scales.float(), 0.0)
@@ -105,30 +93,36 @@ def linear_int7(x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor) -> Te
     return functional.linear(x, unpack_int7(codes, scales, offsets, x.shape[1]))
 
 
-def described() -> str:
-    """What rounded rows are multiplied by."""
-    return "by whole numbers" if best_way() != Way.NONE else "as float32: no kernels for them"
+def described(weights: str) -> str:
+    """How rounded rows are multiplied by packed weights, and by the vision tower's."""
+    if best_way() == Bytes.NONE:
+        return "multiplied as float32: no kernels for them"
+    if not can_multiply(Kind[weights.upper()], best_way()):
+        return (
+            f"multiplied as float32 but for the vision tower's: AVX2 has no products for {weights}"
+        )
+    return "multiplied as whole numbers"
 
 
-def can_multiply(kind: Kind, way: Way) -> bool:
+def can_multiply(kind: Kind, way: Bytes) -> bool:
     """AVX2 adds two products in 16 bits, which those of 8 bits by 8 do not fit."""
-    return way != Way.NONE and (kind != Kind.INT8 or way != Way.PAIRS)
+    return way != Bytes.NONE and (kind != Kind.INT8 or way != Bytes.PAIRS)
 
 
-def few_rows(kind: Kind, way: Way, width: int) -> int:
+def few_rows(kind: Kind, way: Bytes, width: int) -> int:
     """Up to how many rows are multiplied by rows of weights as they lie, rather than by blocks."""
-    if kind == Kind.INT7 or (kind == Kind.INT8 and (way < Way.WIDE_FOURS or width % GROUP)):
+    if kind == Kind.INT7 or (kind == Kind.INT8 and (way < Bytes.WIDE_FOURS or width % GROUP)):
         return 0
     return 4
 
 
 def multiply(
     x: Tensor, kind: Kind, codes: Tensor, scales: Tensor, offsets: Tensor | None = None,
-    bias: Tensor | None = None, *, way: Way | None = None,
+    bias: Tensor | None = None, *, way: Bytes | None = None,
 ) -> Tensor:  # fmt: skip
     """`linear` in the compiled kernels."""
     way = best_way() if way is None else way
-    if bias is None and len(x) <= few_rows(kind, way, x.shape[1]):
+    if bias is None and 0 < len(x) <= few_rows(kind, way, x.shape[1]):
         return native.rounded_few(x, kind, codes, scales, offsets, way=way, bits=8)
     x = x.contiguous()
     y = torch.empty(len(x), len(codes), dtype=x.dtype)

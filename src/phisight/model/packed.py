@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from phisight.config import ModelConfig
-from phisight.kernels import dense, native, packed, rounded
-from phisight.kernels.rounded import Kind
+from phisight.kernels import dense, native, packed, reached, rounded
+from phisight.kernels.ways import Kind
 
-ROWS = 256  # outputs packed at a time: the passes over them stay in the processor's cache
+PIECE = 2**18  # numbers packed at a time: the passes over them stay in the processor's cache
 
 
 class FullLinear(nn.Linear):
@@ -25,7 +25,7 @@ class FullLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         # Of the engine alone: what traces, exports or differentiates a module sees torch's own.
-        if native.is_inferring() and self.bias is None:
+        if reached.is_inferring() and self.bias is None:
             rows = x.reshape(-1, x.shape[-1])
             if native.can_multiply(rows, self.weight):
                 return native.dense(rows, self.weight).view(*x.shape[:-1], self.out_features)
@@ -193,13 +193,14 @@ def pack_pieces(
     scale: Tensor | None = None,
     shift: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """A layer's parts from its (N, K) weight, of which ROWS rows come at a time, and what is added
+    """A layer's parts from its (N, K) weight, of which some rows come at a time, and what is added
     to its (N,) bias; `scale` and `shift` are the (K,) weight and bias of the norm before it."""
     made, added = [], []
     for piece in pieces:
+        wide = piece.float()
         if shift is not None:
-            added.append(piece.float() @ shift.float())
-        made.append(layer.pack(piece if scale is None else piece.float() * scale.float()))
+            added.append(wide @ shift.float())
+        made.append(layer.pack(wide if scale is None else wide * scale.float()))
     parts = {name: torch.cat([part[name] for part in made]) for name in made[0]}
     return parts, torch.cat(added) if added else None
 

@@ -53,6 +53,7 @@ CLONED static void round_row(const void *x, int32_t narrow, int64_t width, int32
         float top;
         memcpy(&top, &most, sizeof top);
         float by = top > 1e-30f ? limit / top : 0;
+        if (most >= 0x7F800000) memset(numbers, 0, sizeof numbers); /* no number to be rounded */
         int32_t sum = 0;
         for (int64_t i = 0; i < whole; i++) {
             /* No sum, which might be fused with the product and round it otherwise. */

@@ -40,7 +40,7 @@ typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
     v_ = FOLDED(v_, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14); \
     v_[0]; \
 })
-#else
+#elif LANES == 8
 #define SUM(wide) ({ \
     Wide v_ = (wide); \
     v_ = FOLDED(v_, 4, 5, 6, 7, 0, 1, 2, 3); \
@@ -48,6 +48,8 @@ typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
     v_ = FOLDED(v_, 1, 0, 3, 2, 5, 4, 7, 6); \
     v_[0]; \
 })
+#else
+#error "LANES is 16 or 8"
 #endif
 /* LANES bfloat16 numbers as floats. */
 #define WIDENED(from) ((Wide)(__builtin_convertvector(LOAD(Halves, from), Words) << 16))

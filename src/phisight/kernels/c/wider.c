@@ -86,7 +86,7 @@ static void dense_bfloat16(const uint16_t *x, const uint16_t *w, float *y, int64
 
 static void int8_wide(const float *x, const int8_t *codes, const uint16_t *scales, float *y,
                       int64_t m, int64_t n, int64_t k, int64_t first, int64_t last) {
-    abort(); /* phisight_best_way says no */
+    abort(); /* has_bfloat16 says no */
 }
 #endif
 
