@@ -3,8 +3,9 @@
     python training/packings.py nano --materials .materials --first 0 --count 40 --out results.json
 
 Rows, pictures, questions and scores are `evaluate.py`'s. What does not differ is done once: a
-picture is encoded by the model as it is, since the vision tower is never packed, and every packing
-is asked with what that gave. The right answer stands as a guess of what comes next, which changes
+picture is encoded by the model as it is, since the vision tower is not packed, and every packing
+is asked with what that gave; but those that round their inputs, and so its too, encode their own.
+The right answer stands as a guess of what comes next, which changes
 no answer (a guess counts only where it is what the model would have written) and spares most steps.
 Run again with another --first it adds to the file; pictures there already are not asked again.
 """
@@ -22,18 +23,30 @@ import phisight
 from phisight.model.phi3v import EncodedImage
 from phisight.processing.processor import Prompt
 
-WEIGHTS = (None, "int8", "int4")
+PACKINGS: dict[str, tuple[str | None, str | None]] = {  # weights and activations
+    "bfloat16": (None, None),
+    "int8": ("int8", None),
+    "int4": ("int4", None),
+    "int8 rounded": ("int8", "int8"),
+    "int4 rounded": ("int4", "int8"),
+}
 CHUNK = 4096  # tokens: a prompt at once
 
 
 class Packing:
     """A model as loaded, and the right answers it is to be tried with."""
 
-    def __init__(self, name: str, weights: str | None) -> None:
-        # Six of them: what fits every prompt of a row is enough for each.
+    def __init__(self, name: str, weights: str | None, activations: str | None) -> None:
+        # Several of them: what fits every prompt of a row is enough for each.
         self.model = phisight.load(
-            name, weights=weights, max_batch=64, chunk_tokens=CHUNK, kv_memory=1.0
+            name,
+            weights=weights,
+            activations=activations,
+            max_batch=64,
+            chunk_tokens=CHUNK,
+            kv_memory=1.0,
         )
+        self.encodes = activations is not None
         self._likely: dict[tuple[int, ...], list[int]] = {}
         engine = self.model._loop._engine
         engine.scheduler._guess = self._guess
@@ -47,6 +60,8 @@ class Packing:
             p.ids: [*tokenizer.encode_plain(right), end]
             for p, right in zip(prompts, rights, strict=True)
         }
+        if self.encodes:
+            images = [[self.model.encode_image(image) for image in p.images] for p in prompts]
         own = [
             Prompt(p.ids, tuple(EncodedImage(i.features, mark, i.key) for i in encoded))
             for p, encoded in zip(prompts, images, strict=True)
@@ -70,14 +85,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=480, help="begin no row after so many")
     parser.add_argument(
+        "--packings", nargs="*", choices=list(PACKINGS), default=["bfloat16", "int8", "int4"]
+    )
+    parser.add_argument(
         "--rows", nargs="*", choices=list(evaluate.ROWS), default=list(evaluate.ROWS)
     )
     options = parser.parse_args()
     began = time.perf_counter()
     packings = {
-        f"{Path(name).name} {weights or 'bfloat16'}": Packing(name, weights)
+        f"{Path(name).name} {packing}": Packing(name, *PACKINGS[packing])
         for name in options.models
-        for weights in WEIGHTS
+        for packing in options.packings
     }
     first = next(iter(packings.values())).model
     report = json.loads(options.out.read_text()) if options.out.exists() else {}
