@@ -26,7 +26,7 @@ from phisight.kernels import reached
 from phisight.kernels.reached import is_plain
 from phisight.kernels.ways import Bytes, Kind, Way
 
-VERSION = 8  # of the C files together: a library of another is left alone
+VERSION = 9  # of the C files together: a library of another is left alone
 SOURCES = Path(__file__).with_name("c")
 LIBRARY = Path(__file__).with_name("native.bin")  # not .so: Python would take it for a module
 # Rows up to which full weights are multiplied here: beyond, torch is as fast. Where the processor
@@ -51,6 +51,7 @@ def opened(path: Path) -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(str(path))
+        library.phisight_rounded_room.restype = ctypes.c_int64
         return library if library.phisight_version() == VERSION else None
     except (OSError, AttributeError):  # for another machine, or no such library
         return None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import threading
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from phisight.kernels.packed import GROUP
 from phisight.kernels.ways import Bytes, Kind
 
 MOST = 127
+KEPT = 32 * 2**20  # bytes that a thread keeps to work in
 SPAN = 512  # of weights in 7 bits, as in c/round.h
 LEVELS = 127  # of 7 bits, without a sign: two products by 8 bits still fit 16, which AVX2 adds in
 
@@ -127,11 +129,25 @@ def multiply(
     x = x.contiguous()
     y = torch.empty(len(x), len(codes), dtype=x.dtype)
     added = None if bias is None else bias.float().contiguous()
+    sizes = [ctypes.c_int64(size) for size in (*x.shape, len(codes))]
+    room = _room(native.built().phisight_rounded_room(*sizes[:2], int(kind)))
     failed = native.built().phisight_rounded(
-        *map(native.at, (x, codes, scales, offsets, added, y)),
-        *map(ctypes.c_int64, (*x.shape, len(codes))), int(kind), int(x.dtype == torch.bfloat16),
-        int(way), torch.get_num_threads(),
+        *map(native.at, (x, codes, scales, offsets, added, y)), *sizes, native.at(room),
+        int(kind), int(x.dtype == torch.bfloat16), int(way), torch.get_num_threads(),
     )  # fmt: skip
     if failed:
         raise MemoryError("no memory for a linear layer")
     return y
+
+
+_held = threading.local()
+
+
+def _room(size: int) -> Tensor:
+    """Bytes to work in, the calling thread's own: kept, since new ones must be cleared first."""
+    room: Tensor | None = getattr(_held, "room", None)
+    if room is None or len(room) < size:
+        room = torch.empty(size, dtype=torch.uint8)
+        if size <= KEPT:
+            _held.room = room
+    return room

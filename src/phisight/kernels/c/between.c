@@ -28,10 +28,10 @@ INLINE float sigmoid(float x) {
     return 1 / (1 + y);
 }
 
-CLONED static void quick_gelu(const uint16_t *x, uint16_t *restrict y, int64_t count) {
+CLONED static void quick_gelu(uint16_t *x, int64_t count) {
     for (int64_t i = 0; i < count; i++) {
         float one = widened(x[i]);
-        y[i] = narrowed(one * sigmoid(1.702f * one));
+        x[i] = narrowed(one * sigmoid(1.702f * one));
     }
 }
 
@@ -58,10 +58,10 @@ CLONED static void rms_norm(const uint16_t *x, const uint16_t *weight, uint16_t 
     }
 }
 
-/* (m, k) to (m, k). */
-void phisight_quick_gelu(const uint16_t *x, uint16_t *y, int64_t m, int64_t k, int32_t threads) {
+/* (m, k) in place. */
+void phisight_quick_gelu(uint16_t *x, int64_t m, int64_t k, int32_t threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (m * k > WORTH)
-    for (int64_t i = 0; i < m; i++) quick_gelu(x + i * k, y + i * k, k);
+    for (int64_t i = 0; i < m; i++) quick_gelu(x + i * k, k);
 }
 
 /* (m, 2 k), gates first, to (m, k). */

@@ -188,15 +188,25 @@ static void multiply_strip(const Job *job, const Weights *w, int64_t row, int64_
         memcpy((char *)job->y + (r * job->n + first) * job->one, strip, (size_t)(count * job->one));
 }
 
-/* x (m, width) to y (m, n), both bfloat16 if `narrow`, else float32. codes (n, ...) as `kind` says,
- * scales and offsets bfloat16, no offsets of 8 bits; a bias (n) or none. 0, or 1 without memory. */
-int32_t phisight_rounded(const void *x, const void *codes, const uint16_t *scales,
-                         const uint16_t *offsets, const float *bias, void *y, int64_t m,
-                         int64_t width, int64_t n, int32_t kind, int32_t narrow, int32_t way,
-                         int32_t threads) {
+INLINE int64_t whole_pairs(int64_t m) { return (m + 2 * SIDE - 1) / (2 * SIDE) * (2 * SIDE); }
+
+/* Bytes that phisight_rounded needs to work in. */
+int64_t phisight_rounded_room(int64_t m, int64_t width, int32_t kind) {
     int64_t span = span_of(kind), spans = (width + span - 1) / span;
     int64_t inputs = (width + GROUP - 1) / GROUP * GROUP;
-    int64_t pairs = (m + 2 * SIDE - 1) / (2 * SIDE), padded = pairs * 2 * SIDE;
+    return whole_pairs(m) * (inputs + 2 * spans * (int64_t)sizeof(float));
+}
+
+/* x (m, width) to y (m, n), both bfloat16 if `narrow`, else float32. codes (n, ...) as `kind` says,
+ * scales and offsets bfloat16, no offsets of 8 bits; a bias (n) or none; `room` as large as
+ * phisight_rounded_room says, on 64 bytes. 0, or 1 without memory. */
+int32_t phisight_rounded(const void *x, const void *codes, const uint16_t *scales,
+                         const uint16_t *offsets, const float *bias, void *y, int64_t m,
+                         int64_t width, int64_t n, void *room, int32_t kind, int32_t narrow,
+                         int32_t way, int32_t threads) {
+    int64_t span = span_of(kind), spans = (width + span - 1) / span;
+    int64_t inputs = (width + GROUP - 1) / GROUP * GROUP;
+    int64_t padded = whole_pairs(m), pairs = padded / (2 * SIDE);
     Weights weights = {kind, codes, scales, offsets, n, kind == INT8 ? width : inputs};
     Job job = {way, kind, narrow, m, n, width, inputs, span, spans, narrow ? 2 : 4, x, NULL, NULL,
                NULL, bias, y};
@@ -204,10 +214,10 @@ int32_t phisight_rounded(const void *x, const void *codes, const uint16_t *scale
     most = most < 2 * SIDE ? 2 * SIDE : most;
     int64_t panels = (m + most - 1) / most;
     int64_t panel = panels ? (pairs + panels - 1) / panels * 2 * SIDE : 2 * SIDE; /* rows */
-    job.rows = aligned_alloc(64, (size_t)(padded * inputs + FOURS));
-    job.factors = aligned_alloc(64, sizeof(float) * (size_t)(padded * spans + SIDE));
-    job.totals = aligned_alloc(64, sizeof(float) * (size_t)(padded * spans + SIDE));
-    int32_t failed = !job.rows || !job.factors || !job.totals;
+    job.rows = room;
+    job.factors = (float *)(job.rows + padded * inputs);
+    job.totals = job.factors + padded * spans;
+    int32_t failed = 0;
 #pragma omp parallel num_threads(threads)
     {
         uint8_t *own = aligned_alloc(64, PIECE * WIDTH);
@@ -234,9 +244,6 @@ int32_t phisight_rounded(const void *x, const void *codes, const uint16_t *scale
         free(c);
         free(strip);
     }
-    free(job.rows);
-    free(job.factors);
-    free(job.totals);
     return failed;
 }
 
