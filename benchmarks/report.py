@@ -50,7 +50,8 @@ def table() -> str:
         (
             f"4.1 B parameters in {full['weights']}"
             + (", inputs in 8 bits" if full.get("activations") else "")
-            + f", one picture, 16 tokens, against transformers {full['transformers']} in bfloat16",
+            + f", one picture, 16 tokens, against transformers {full['transformers']} in bfloat16, "
+            f"on {full['device']}",
             f"{ours:.1f} s to {theirs:.1f} s "
             f"(vision {parts['vision']:.2f} ×, reading {parts['prefill']:.2f} ×, "
             f"writing {parts['decode']:.2f} ×)",

@@ -184,9 +184,11 @@ def test_a_model_that_rounds_answers_the_how_tos_questions(
         "book.png": "Help me get the title and author information of this book?",
         "chart.png": "Could you please introduce this stock to me?",
     }
-    for picture, question in asks.items():
+    rows = [{"prompt": question, "images": [EXAMPLES / name]} for name, question in asks.items()]
+    together = model.ask_many(rows)  # an answer does not depend on what runs beside it
+    for (picture, question), beside in zip(asks.items(), together, strict=True):
         answer = model.ask(question, [EXAMPLES / picture]).text
-        assert answer == nano.ask(question, [EXAMPLES / picture]).text
+        assert answer == beside.text == nano.ask(question, [EXAMPLES / picture]).text
     prompt = model.processor.prompt("?", [EXAMPLES / "book.png"])
     shown = nano.processor.prompt("?", [EXAMPLES / "book.png"])
     near, right = model.encode_image(prompt.images[0]), nano.encode_image(shown.images[0])
