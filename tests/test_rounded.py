@@ -69,7 +69,7 @@ def test_seven_bits_store_the_nearest_of_128() -> None:
     ("kind", "way"), [(k, w) for k in Kind for w in Bytes if rounded.can_multiply(k, w)], ids=str
 )
 @pytest.mark.parametrize("shape", [(37, 41), (264, 448), (100, 1300), (33, 4230)], ids=str)
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 16, 17, 33, 130, 330])
+@pytest.mark.parametrize("rows", [1, 3, 4, 5, 17, 33, 130, 330])
 @pytest.mark.usefixtures("compiled")
 def test_every_way_multiplies_what_was_rounded(
     kind: Kind, way: Bytes, shape: tuple[int, int], rows: int
@@ -174,8 +174,10 @@ def test_how_rounded_rows_are_multiplied_is_told(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_a_model_that_rounds_answers_the_how_tos_questions(
-    weights: str, nano: phisight.Model
+    weights: str, nano: phisight.Model, library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(native, "_library", functools.partial(native.opened, library))
+    rounded.best_way.cache_clear()
     model = phisight.load("nano", device="cpu", weights=weights, activations="int8")
     assert "inputs in int8, multiplied as " in str(model.placement)
     tower = model.network.model.vision_embed_tokens
@@ -194,6 +196,7 @@ def test_a_model_that_rounds_answers_the_how_tos_questions(
     near, right = model.encode_image(prompt.images[0]), nano.encode_image(shown.images[0])
     error = (near.features - right.features).float()
     assert 0 < error.norm() < 0.1 * right.features.float().norm()
+    rounded.best_way.cache_clear()
 
 
 def test_only_packed_models_round() -> None:
