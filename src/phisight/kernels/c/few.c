@@ -49,6 +49,11 @@ CLONED static float meet(const Few *f, int64_t row, int64_t j, float *by) {
     return low;
 }
 
+INLINE void meet_all(const int rows, const Few *f, int64_t first, int64_t j, float *by,
+                     float *low) {
+    for (int r = 0; r < rows; r++) low[r] = meet(f, first + r, j, by + r * f->groups);
+}
+
 #if defined(__x86_64__) && defined(__GNUC__)
 /* An output of `rows` rows of x, a constant where this is inlined. */
 INLINE VNNI void few_wide(const int rows, const int four, const Few *f, int64_t first, int64_t j,
@@ -56,12 +61,9 @@ INLINE VNNI void few_wide(const int rows, const int four, const Few *f, int64_t 
     const __m512i nibbles = _mm512_set1_epi8(15), high = _mm512_set1_epi8((char)0x80);
     const char *codes = f->codes + j * f->k / (four ? 2 : 1);
     const int8_t *x = f->rows + first * f->k;
-    __m512 total[AT_ONCE];
+    __m512 total[AT_ONCE] = {{0}};
     float low[AT_ONCE];
-    for (int r = 0; r < rows; r++) {
-        low[r] = meet(f, first + r, j, by + r * f->groups);
-        total[r] = _mm512_setzero_ps();
-    }
+    meet_all(rows, f, first, j, by, low);
     for (int64_t g = 0; g < f->groups; g++) {
         __m512i a, b;
         if (four) {
@@ -100,12 +102,9 @@ INLINE AVX2 void few_nibbles(const int rows, const Few *f, int64_t first, int64_
     const __m256i nibbles = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     const char *codes = f->codes + j * f->k / 2;
     const int8_t *x = f->rows + first * f->k;
-    __m256 total[AT_ONCE];
+    __m256 total[AT_ONCE] = {{0}};
     float low[AT_ONCE];
-    for (int r = 0; r < rows; r++) {
-        low[r] = meet(f, first + r, j, by + r * f->groups);
-        total[r] = _mm256_setzero_ps();
-    }
+    meet_all(rows, f, first, j, by, low);
     for (int64_t g = 0; g < f->groups; g++, codes += GROUP / 2) {
         _mm_prefetch(codes + AHEAD, _MM_HINT_T0);
         __m256i q[2], part[4];
@@ -134,12 +133,9 @@ INLINE AVX2 void few_words(const int rows, const Few *f, int64_t first, int64_t 
     const __m256i nibbles = _mm256_set1_epi16(15);
     const char *codes = f->codes + j * f->k / 2;
     const int16_t *x = (const int16_t *)f->rows + first * f->k;
-    __m256 total[AT_ONCE];
+    __m256 total[AT_ONCE] = {{0}};
     float low[AT_ONCE];
-    for (int r = 0; r < rows; r++) {
-        low[r] = meet(f, first + r, j, by + r * f->groups);
-        total[r] = _mm256_setzero_ps();
-    }
+    meet_all(rows, f, first, j, by, low);
     for (int64_t g = 0; g < f->groups; g++, codes += GROUP / 2) {
         _mm_prefetch(codes + AHEAD, _MM_HINT_T0);
         __m256i part[8];
