@@ -71,7 +71,7 @@ def test_what_is_traced_is_left_to_the_compiler(monkeypatch: pytest.MonkeyPatch)
     assert not dense.widens(normal(2, 2))
 
 
-def steps(model: phisight.Model, **options: Any) -> list[int]:
+def steps(model: phisight.Model) -> list[int]:
     """Ids of a short answer on a picture, by an engine in this thread."""
     engine = Engine(model.network, shape=CacheShape(120, 16, torch.bfloat16))
     prompt = model.processor.prompt("What is this?", [EXAMPLES / "book.png"])
