@@ -50,12 +50,6 @@ class Int8Linear(nn.Module):
             y = packed.linear_int8(rows, self.codes, self.scales)
         return y.view(*x.shape[:-1], self.out_features)
 
-    def settle(self, dtype: torch.dtype) -> None:
-        """Nothing is to be made ready."""
-
-    def bytes_to_settle(self, dtype: torch.dtype) -> int:
-        return 0
-
     @staticmethod
     def pack(weight: Tensor) -> dict[str, Tensor]:
         codes, scales = packed.pack_int8(weight)
@@ -121,12 +115,6 @@ class Int7Linear(nn.Module):
         y = rounded.linear(rows, Kind.INT7, *parts, self.bias)
         return y.view(*x.shape[:-1], self.out_features)
 
-    def settle(self, dtype: torch.dtype) -> None:
-        """Nothing is to be made ready."""
-
-    def bytes_to_settle(self, dtype: torch.dtype) -> int:
-        return 0
-
     @staticmethod
     def pack(weight: Tensor) -> dict[str, Tensor]:
         codes, scales, offsets = rounded.pack_int7(weight)
@@ -147,6 +135,10 @@ def linear(config: ModelConfig, in_features: int, out_features: int) -> nn.Modul
 def last_linear(config: ModelConfig, in_features: int, out_features: int) -> nn.Module:
     """The layer that gives the logits."""
     return _linear8(config, in_features, out_features, rounds=False)
+
+
+def layers_to_settle(model: nn.Module) -> list[Int4Linear]:
+    return [module for module in model.modules() if isinstance(module, Int4Linear)]
 
 
 def pack_tower(tower: nn.Module) -> None:

@@ -20,7 +20,14 @@ from phisight.config import ModelConfig
 from phisight.errors import BudgetError, CheckpointError, DeviceError
 from phisight.model.files import TIED, check_tied, locate_tensors, open_tensors, stored_shapes
 from phisight.model.memory import free_bytes
-from phisight.model.packed import PARTS, PIECE, norm_before, pack_pieces, packed_layers
+from phisight.model.packed import (
+    PARTS,
+    PIECE,
+    layers_to_settle,
+    norm_before,
+    pack_pieces,
+    packed_layers,
+)
 from phisight.model.phi3v import Phi3V
 from phisight.model.staging import DTYPES, Wanted, read_tensors
 
@@ -63,7 +70,7 @@ def load_model(
     needed = sum(
         parameters[name].numel() * final_dtype(parameters[name], dtype).itemsize for name in missing
     )
-    needed += sum(layer.bytes_to_settle(dtype) for _, layer in packed_layers(model))
+    needed += sum(layer.bytes_to_settle(dtype) for layer in layers_to_settle(model))
     free = free_bytes(device)
     if needed > free:
         raise BudgetError(
@@ -93,8 +100,8 @@ def load_model(
             state[f"{norm}.bias"] = torch.zeros_like(shift)
             state[f"{name}.bias"] = (state[f"{name}.bias"].float() + added).to(dtype)
     model.load_state_dict(state, strict=True, assign=True)
-    for _, layer in packed_layers(model):
-        layer.settle(dtype)
+    for four_bits in layers_to_settle(model):
+        four_bits.settle(dtype)
     return model.requires_grad_(False).eval()
 
 
