@@ -29,6 +29,7 @@ NAMES = {"bar": "bar chart", "grouped": "grouped bar chart", "line": "line chart
          "pie": "pie chart"}  # fmt: skip
 # How often each is drawn: as an evaluation asks, and as training practises what is hard.
 USUAL = ("bar", "bar", "bar", "line", "line", "grouped", "pie")
+ASKED = 4  # values of one chart
 PRACTICE = ("bar", "bar", "line", "line", "grouped", "grouped", "pie", "pie")
 
 
@@ -91,13 +92,9 @@ class Figures:
         return []
 
     def turns(self, hand: Hand) -> list[Turn]:
-        s, i = hand.random.randrange(len(self.series)), hand.random.randrange(len(self.labels))
-        name, label, value = self.series[s], self.labels[i], self.values[s][i]
-        of = f"{name} in {label}" if name else label
-        asks = (f"What is the value for {of}?", f"How much is {of}?", f"What value does {of} have?")
         turns = [
             Turn(DESCRIBE, self.description(), 6),
-            Turn(asks, self.shown(value), 3),
+            *self._values_asked(hand),
             Turn(("What is the title of this chart?", "Read the title."), self.title, 0.5),
             Turn(("What kind of chart is this?",), f"This is a {NAMES[self.kind]}.", 0.4),
         ]
@@ -111,6 +108,25 @@ class Figures:
                      f"{self.labels[low]}, with {self.shown(row[low])}.", 0.8),
                 Turn(("How many values are shown?",), str(len(row)), 0.3),
             ]  # fmt: skip
+        return turns
+
+    def _values_asked(self, hand: Hand) -> list[Turn]:
+        """One, or in practice as many as a conversation may ask for; no two alike."""
+        r = hand.random
+        places = {(r.randrange(len(self.series)), r.randrange(len(self.labels))): None}
+        most = min(ASKED, len(self.series) * len(self.labels)) if hand.practises else 1
+        while len(places) < most:
+            places[r.randrange(len(self.series)), r.randrange(len(self.labels))] = None
+        turns = []
+        for s, i in places:
+            name, label = self.series[s], self.labels[i]
+            of = f"{name} in {label}" if name else label
+            asks = (
+                f"What is the value for {of}?",
+                f"How much is {of}?",
+                f"What value does {of} have?",
+            )
+            turns.append(Turn(asks, self.shown(self.values[s][i]), 3 / most))
         return turns
 
 

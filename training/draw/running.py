@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from draw.border import border
 from draw.hand import Hand
 from draw.sheet import Color, Font, Sheet
 
@@ -44,8 +45,9 @@ def running_text(hand: Hand, width: int, height: int) -> tuple[Sheet, list[str]]
     font, ink = hand.font(face, size), hand.ink(ground, 110)
     step = font.size * r.uniform(1.15, 1.7)
     y, x = height * r.uniform(0.02, 0.1), width * r.uniform(0.02, 0.06)
-    if hand.practises and hand.chance(0.2):
-        _framed(hand, sheet, (x * 0.3, y * 0.5, width - x * 0.3, height * r.uniform(0.9, 0.99)))
+    if hand.practises and hand.chance(0.25):
+        edges = (x * 0.3, y * 0.5, width - x * 0.3, height * r.uniform(0.9, 0.99))
+        border(hand, sheet, edges, r.randint(1, max(2, width // 150)))
     written: list[str] = []
     if hand.chance(0.25):
         heading = " ".join(hand.word().capitalize() for _ in range(r.randint(1, 3)))
@@ -72,21 +74,6 @@ def running_text(hand: Hand, width: int, height: int) -> tuple[Sheet, list[str]]
         if hand.chance(0.06):
             y += step * 0.5
     return sheet, written
-
-
-def _framed(hand: Hand, sheet: Sheet, box: tuple[float, float, float, float]) -> None:
-    r, color, (x0, y0, x1, y1) = hand.random, hand.color(), box
-    thin = r.randint(1, 4)
-    k = r.randrange(4)
-    if k == 0:
-        sheet.pen.rectangle(box, outline=color, width=thin)
-    elif k == 1:
-        sheet.pen.line((x0, y0, x0, y1), color, thin + 2)
-    elif k == 2:
-        sheet.pen.line((x0, y0, x1, y0), color, thin)
-        sheet.pen.line((x0, y1, x1, y1), color, thin)
-    else:
-        sheet.pen.rounded_rectangle(box, r.randint(4, 20), outline=color, width=thin)
 
 
 def _spread(

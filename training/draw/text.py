@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 
+from draw.border import border
 from draw.hand import Hand
 from draw.prices import price_list
 from draw.running import COMMON, MOST, running_text
@@ -52,6 +53,9 @@ def scattered(hand: Hand, width: int, height: int) -> Drawn:
         sheet.text(x, y, line, font, hand.ink_at(sheet, x, y, font.getlength(line), font))
         written.append(line)
         y += font.size * r.uniform(1.25, 2.2)
+    if hand.practises and hand.chance(0.12):
+        edge, thick = max(1, width // 250), r.randint(1, max(2, width // 150))
+        border(hand, sheet, (edge, edge, width - edge - thick, height - edge - thick), thick)
     return _drawn(hand, sheet, written, READ) or scattered(hand, width, height)
 
 
