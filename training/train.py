@@ -70,7 +70,11 @@ def main() -> None:
     incoming = Feeder(start_workers(options, step), device, options.seed)
     while (here := time.monotonic() - began) < options.seconds:
         waited = time.monotonic()
-        batch = incoming.get()
+        try:
+            batch = incoming.get()
+        except RuntimeError:
+            save(options.state, trainee, optimizers, step, elapsed + here)
+            raise
         progress.waited += time.monotonic() - waited
         with torch.autocast(device.type, torch.bfloat16):
             losses = trainee(batch)
@@ -155,8 +159,15 @@ def start_workers(options: argparse.Namespace, step: int) -> Any:
 def _draw(outgoing: Any, materials: Path, seed: int) -> None:
     torch.set_num_threads(1)
     os.nice(5)  # the process that keeps the GPU busy comes first
-    for batch in batches(materials, NANO, seed, "train"):
-        outgoing.put(tuple(batch))
+    try:
+        for batch in batches(materials, NANO, seed, "train"):
+            outgoing.put(tuple(batch))
+    except Exception as error:
+        # A process that ends takes the batches it has handed over along: the others would wait.
+        outgoing.put(error)
+        outgoing.close()
+        outgoing.join_thread()
+        raise
 
 
 class Feeder:
@@ -168,7 +179,7 @@ class Feeder:
 
     def __init__(self, incoming: Any, device: torch.device, seed: int) -> None:
         self._incoming, self._device = incoming, device
-        self._ready: queue.Queue[Batch] = queue.Queue(2)
+        self._ready: queue.Queue[Batch | Exception] = queue.Queue(2)
         self._kept: list[Batch] = []  # seen once
         self._random = random.Random(seed)
         self.again = 0
@@ -179,14 +190,25 @@ class Feeder:
             self.again += 1
             return self._kept.pop(self._random.randrange(KEPT))
         batch = self._ready.get()
+        if isinstance(batch, Exception):
+            raise RuntimeError("a process that draws has ended") from batch
         self._kept = [*self._kept[1 - KEPT :], batch]
         return batch
 
     def _bring(self) -> None:
-        while True:
-            ids, before, *lists = self._incoming.get()
-            moved = [[self._moved(tensor) for tensor in tensors] for tensors in lists]
-            self._ready.put(Batch(self._moved(ids), self._moved(before), *moved))
+        try:
+            while True:
+                self._ready.put(self._next())
+        except Exception as error:
+            self._ready.put(error)
+
+    def _next(self) -> Batch:
+        given = self._incoming.get()
+        if isinstance(given, Exception):
+            raise given
+        ids, before, *lists = given
+        moved = [[self._moved(tensor) for tensor in tensors] for tensors in lists]
+        return Batch(self._moved(ids), self._moved(before), *moved)
 
     def _moved(self, tensor: Tensor) -> Tensor:
         if self._device.type == "cuda":

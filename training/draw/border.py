@@ -44,9 +44,8 @@ def _pieces(
     x0, y0, x1, y1 = side
     length, gap, thick = sizes
     draw = sheet.pen.ellipse if round_ends else sheet.pen.rectangle
-    level, at = y0 == y1, 0.0
-    while at + length <= (x1 - x0 if level else y1 - y0):
-        wide, high = (length, thick) if level else (thick, length)
-        x, y = (x0 + at, y0) if level else (x0, y0 + at)
+    level = y0 == y1
+    wide, high = (length, thick) if level else (thick, length)
+    for at in range(0, int(x1 - x0 if level else y1 - y0) - length, length + gap):
+        x, y = (round(x0) + at, round(y0)) if level else (round(x0), round(y0) + at)
         draw((x, y, x + wide - 1, y + high - 1), fill=color)
-        at += length + gap
