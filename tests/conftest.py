@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -135,18 +137,25 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The C files compiled here, whatever lies beside them."""
-    return _compiled(tmp_path_factory.mktemp("native") / "libphisight.so", None)
+    return _compiled(tmp_path_factory, None)
 
 
 @pytest.fixture(scope="session")
 def other_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As a machine of the other kind builds it: eight numbers at a time for sixteen, or sixteen."""
-    lanes = 8 if torch.cpu.get_capabilities().get("avx512_f") else 16
-    return _compiled(tmp_path_factory.mktemp("native") / "libother.so", lanes)
+    return _compiled(tmp_path_factory, 8 if torch.cpu.get_capabilities().get("avx512_f") else 16)
 
 
-def _compiled(path: Path, lanes: int | None) -> Path:
+def _compiled(folders: pytest.TempPathFactory, lanes: int | None) -> Path:
+    """Once for all processes that run tests: it takes ten seconds."""
     if shutil.which("cc") is None:
         pytest.skip("no C compiler: the plain twins are tested alone")
-    assert native.build(path, lanes) == 0
+    shared = folders.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    path = shared / f"libphisight-{lanes}.so"
+    with (shared / f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            assert native.build(path, lanes) == 0
     return path

@@ -82,5 +82,10 @@ def causal_attend(q: Tensor, k: Tensor, v: Tensor, layer: int) -> Tensor:
     """Every token sees itself and those before it: training, and the tests' recomputation."""
     dtype = q.dtype
     q, k, v = (x.transpose(-2, -3) for x in widest(q, k, v))  # (..., heads, T, d)
-    mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    if q.dim() == 3:  # without a batch torch takes the way that writes all (T, T) scores down
+        mixed = functional.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[
+            0
+        ]
+    else:
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
     return mixed.transpose(-2, -3).to(dtype)
