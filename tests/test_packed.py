@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from phisight.kernels import native, native_attention, packed, paged, reached
-from phisight.kernels.ways import Way
+from phisight.kernels.ways import GROUP, Way
 from phisight.model.packed import FullLinear, Int4Linear, Int8Linear
 
 SHAPES = [(16, 128), (37, 41), (264, 448), (64, 300)]
@@ -36,10 +36,10 @@ def test_four_bits_store_the_nearest_of_sixteen(shape: tuple[int, int]) -> None:
     weight = normal(*shape)
     codes, scales, offsets = packed.pack_int4(weight)
     groups = packed.groups_of(shape[1])
-    assert codes.shape == (shape[0], groups * packed.GROUP // 2)
+    assert codes.shape == (shape[0], groups * GROUP // 2)
     assert codes.dtype == torch.uint8
     got = packed.unpack_int4(codes, scales, offsets, shape[1])
-    padded = functional.pad(weight, (0, groups * packed.GROUP - shape[1]))
+    padded = functional.pad(weight, (0, groups * GROUP - shape[1]))
     parts = padded.unflatten(1, (groups, -1))
     low, high = parts.amin(-1, keepdim=True), parts.amax(-1, keepdim=True)
     rounded = ((parts - low) / (high - low) * 15).round() / 15 * (high - low) + low
@@ -89,7 +89,7 @@ def test_the_compiled_unpacking_is_the_definition(
 ) -> None:
     monkeypatch.setattr(native, "_library", functools.partial(native.opened, library))
     parts = packed.pack_int4(normal(70, 300))
-    right = packed.unpack_int4(*parts, 3 * packed.GROUP).bfloat16()
+    right = packed.unpack_int4(*parts, 3 * GROUP).bfloat16()
     assert torch.equal(native.int4_unpacked(*parts), right)
 
 

@@ -1,6 +1,7 @@
 """Inputs rounded to 8 bits: what that means, and that every way of multiplying agrees."""
 
 import functools
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,29 +93,65 @@ def test_every_way_multiplies_what_was_rounded(
         assert (y.double() - right).abs().max() <= bound * right.abs().max()
 
 
-@pytest.mark.parametrize("shape", [(37, 41), (264, 448), (33, 4230)], ids=str)
-@pytest.mark.parametrize("rows", [1, 3, 16])
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [(Kind.INT4, Bytes.PAIRS), (Kind.INT4, Bytes.WIDE_FOURS), (Kind.INT8, Bytes.WIDE_FOURS)],
+    ids=str,
+)
+@pytest.mark.parametrize("shape", [(37, 41), (264, 448), (100, 1280), (33, 4230)], ids=str)
+@pytest.mark.parametrize("rows", [1, 3, 6])
 @pytest.mark.usefixtures("compiled")
 def test_sixteen_bits_stand_for_bfloat16(
-    shape: tuple[int, int], rows: int, monkeypatch: pytest.MonkeyPatch
+    kind: Kind, way: Bytes, shape: tuple[int, int], rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a processor has AVX2 and no products of bfloat16: nearer than a result's last digit."""
-    monkeypatch.setattr(native, "best_way", lambda: Way.FLOAT)
-    if not native.built().phisight_has_bytes(int(Bytes.PAIRS)):
-        pytest.skip("this processor has no AVX2")
+    """Nearer than a result's last digit; and what decoding asks for is this."""
+    if not native.built().phisight_has_bytes(int(way)):
+        pytest.skip("this processor does not multiply so")
+    monkeypatch.setattr(native, "few", lambda x: 6)
     asked = []
-    monkeypatch.setattr(
-        native,
-        "rounded_few",
-        lambda *a, _few=native.rounded_few, **k: asked.append(k) or _few(*a, **k),
-    )
-    parts = packed.pack_int4(normal(*shape) * 0.02)
-    x = normal(rows, shape[1]).bfloat16()
-    y = packed.linear_int4(x, *parts)
-    assert [call["bits"] for call in asked] == [16]
-    right = x.double() @ packed.unpack_int4(*parts, shape[1]).double().T
+    monkeypatch.setattr(native, "way_of_words", lambda *of: asked.append(of) or way)
+    parts = PACK[kind](normal(*shape) * 0.02)
+    # Rows of 8 bits are not padded, and kernels of words take whole groups alone.
+    width = -(-shape[1] // 128) * 128 if kind == Kind.INT8 else shape[1]
+    if width != shape[1]:
+        parts = (torch.nn.functional.pad(parts[0], (0, width - shape[1])), *parts[1:])
+    x = normal(rows, width).bfloat16()
+    x[0, 1] = 300.0
+    y = (packed.linear_int8 if kind == Kind.INT8 else packed.linear_int4)(x, *parts)
+    assert len(asked) == 1
+    right = x.double() @ meant(kind, parts, width).double().T
     assert y.dtype == torch.bfloat16
     assert (y.double() - right).abs().max() <= 4e-3 * right.abs().max()
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize(
+    ("has", "bfloat16", "found"),
+    [
+        ((), False, {}),
+        ((Bytes.PAIRS,), True, {}),  # its own products of bfloat16 are as fast
+        ((Bytes.PAIRS,), False, {(Kind.INT4, 256): Bytes.PAIRS, (Kind.INT4, 130): Bytes.PAIRS}),
+        (
+            (Bytes.PAIRS, Bytes.WIDE_FOURS),
+            True,
+            {(Kind.INT4, 256): Bytes.WIDE_FOURS, (Kind.INT8, 256): Bytes.WIDE_FOURS},
+        ),
+    ],
+)
+def test_words_are_taken_where_they_are_fast(
+    has: tuple[Bytes, ...],
+    bfloat16: bool,
+    found: dict[tuple[Kind, int], Bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    library = types.SimpleNamespace(phisight_has_bytes=lambda way: way in has)
+    monkeypatch.setattr(native, "built", lambda: library)
+    monkeypatch.setattr(native, "best_way", lambda: Way.BFLOAT16 if bfloat16 else Way.FLOAT)
+    for kind in (Kind.INT4, Kind.INT8):
+        for width in (256, 130):
+            x = torch.zeros(1, width, dtype=torch.bfloat16)
+            assert native.way_of_words(x, kind) == found.get((kind, width), Bytes.NONE)
+            assert native.way_of_words(x.float(), kind) == Bytes.NONE
 
 
 @pytest.mark.parametrize("kind", Kind)

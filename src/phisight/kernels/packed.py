@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from phisight.kernels import dense, native
-from phisight.kernels.ways import Kind
+from phisight.kernels.ways import GROUP, Kind
 
-GROUP = 128  # as in c/linear.c
 PLANE = 32  # of a group's codes, those at the same four bits of its 32 words of 16 bits
 LEVELS = 15
 FEW = 16  # rows, of torch's operation: beyond, unpacking costs less than it saves

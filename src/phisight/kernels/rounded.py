@@ -19,8 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from phisight.kernels import native, packed
-from phisight.kernels.packed import GROUP
-from phisight.kernels.ways import Bytes, Kind
+from phisight.kernels.ways import GROUP, Bytes, Kind
 
 MOST = 127
 KEPT = 32 * 2**20  # bytes that a thread keeps to work in

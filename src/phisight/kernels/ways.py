@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 
+GROUP = 128  # packed weights that share a scale, as in c/weights.h
+
 
 class Kind(enum.IntEnum):
     """How weights are stored, as in c/weights.h."""

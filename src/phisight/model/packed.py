@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from phisight.config import ModelConfig
 from phisight.kernels import dense, native, packed, reached, rounded
-from phisight.kernels.ways import Kind
+from phisight.kernels.ways import GROUP, Kind
 
 PIECE = 2**18  # numbers packed at a time: the passes over them stay in the processor's cache
 
@@ -63,7 +63,7 @@ class Int4Linear(nn.Module):
         super().__init__()
         self.in_features, self.out_features, self.rounds = in_features, out_features, rounds
         groups = packed.groups_of(in_features)
-        self.codes = _stored(out_features, groups * packed.GROUP // 2, dtype=torch.uint8)
+        self.codes = _stored(out_features, groups * GROUP // 2, dtype=torch.uint8)
         self.scales = _stored(out_features, groups, dtype=torch.bfloat16)
         self.offsets = _stored(out_features, groups, dtype=torch.bfloat16)
         self._laid: tuple[Tensor, Tensor] | None = None  # once more, as torch's operation wants it
@@ -72,7 +72,7 @@ class Int4Linear(nn.Module):
         _check_width(x, self.in_features)
         rows = x.reshape(-1, x.shape[-1])
         if self._laid is not None and len(rows) <= packed.FEW:
-            rows = rounded.round_rows(rows, packed.GROUP).to(x.dtype) if self.rounds else rows
+            rows = rounded.round_rows(rows, GROUP).to(x.dtype) if self.rounds else rows
             y = packed.linear_int4_by_torch(rows, *self._laid)
         elif self.rounds:
             y = rounded.linear(rows, Kind.INT4, self.codes, self.scales, self.offsets)
@@ -103,7 +103,7 @@ class Int7Linear(nn.Module):
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        width, spans = packed.groups_of(in_features) * packed.GROUP, -(-in_features // rounded.SPAN)
+        width, spans = packed.groups_of(in_features) * GROUP, -(-in_features // rounded.SPAN)
         self.codes = _stored(out_features, width, dtype=torch.uint8)
         self.scales = _stored(out_features, spans, dtype=torch.bfloat16)
         self.offsets = _stored(out_features, spans, dtype=torch.bfloat16)

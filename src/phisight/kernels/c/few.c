@@ -16,11 +16,11 @@
 #define AHEAD 2048 /* bytes */
 
 typedef struct {
-    int32_t kind, narrow;
+    int32_t kind, narrow, bits;
     int64_t n, k, groups;
     const char *codes;
     const uint16_t *scales, *offsets;
-    const int8_t *rows; /* (m, k), of 16 bits for few_words */
+    const int8_t *rows; /* (m, k) of `bits` bits */
     const float *factors, *totals; /* (m, groups) */
     void *y;
 } Few;
@@ -39,6 +39,7 @@ CLONED static float meet(const Few *f, int64_t row, int64_t j, float *by) {
     if (f->kind == INT8) {
         float scale = widened(f->scales[j]);
         for (int64_t g = 0; g < f->groups; g++) by[g] = factor[g] * scale;
+        if (f->bits == 16) return 0; /* codes keep their sign */
         for (int64_t g = 0; g < f->groups; g++) low += total[g];
         return -128 * scale * low;
     }
@@ -83,6 +84,43 @@ INLINE VNNI void few_wide(const int rows, const int four, const Few *f, int64_t 
             const int8_t *part = x + r * f->k + g * GROUP;
             __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), a, _mm512_loadu_si512(part));
             sum = _mm512_dpbusd_epi32(sum, b, _mm512_loadu_si512(part + FOURS));
+            total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum),
+                                       _mm512_set1_ps(by[r * f->groups + g]), total[r]);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        store_one(f, (first + r) * f->n + j, _mm512_reduce_add_ps(total[r]) + low[r]);
+}
+
+/* As few_wide, of x in 16 bits. */
+INLINE VNNI void few_wide_words(const int rows, const int four, const Few *f, int64_t first,
+                                int64_t j, float *by) {
+    const __m512i nibbles = _mm512_set1_epi16(15);
+    const char *codes = f->codes + j * f->k / (four ? 2 : 1);
+    const int16_t *x = (const int16_t *)f->rows + first * f->k;
+    __m512 total[AT_ONCE] = {{0}};
+    float low[AT_ONCE];
+    meet_all(rows, f, first, j, by, low);
+    for (int64_t g = 0; g < f->groups; g++, codes += GROUP / (four ? 2 : 1)) {
+        __m512i part[4];
+        _mm_prefetch(codes + AHEAD, _MM_HINT_T0);
+        if (four) {
+            __m512i q = _mm512_loadu_si512(codes);
+            part[0] = _mm512_and_si512(q, nibbles);
+            part[1] = _mm512_and_si512(_mm512_srli_epi16(q, 4), nibbles);
+            part[2] = _mm512_and_si512(_mm512_srli_epi16(q, 8), nibbles);
+            part[3] = _mm512_srli_epi16(q, 12);
+        } else {
+            _mm_prefetch(codes + AHEAD + FOURS, _MM_HINT_T0);
+            for (int p = 0; p < 4; p++)
+                part[p] = _mm512_cvtepi8_epi16(
+                    _mm256_loadu_si256((const __m256i *)(codes + p * PLANE)));
+        }
+        for (int r = 0; r < rows; r++) {
+            const int16_t *from = x + r * f->k + g * GROUP;
+            __m512i sum = _mm512_setzero_si512();
+            for (int p = 0; p < 4; p++)
+                sum = _mm512_dpwssd_epi32(sum, part[p], _mm512_loadu_si512(from + p * PLANE));
             total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum),
                                        _mm512_set1_ps(by[r * f->groups + g]), total[r]);
         }
@@ -170,17 +208,29 @@ INLINE AVX2 void few_words(const int rows, const Few *f, int64_t first, int64_t 
     }
 BY_ROWS(few_int4_wide, VNNI, few_wide, 1, f, first, j, by)
 BY_ROWS(few_int8_wide, VNNI, few_wide, 0, f, first, j, by)
+BY_ROWS(few_int4_wide_words, VNNI, few_wide_words, 1, f, first, j, by)
+BY_ROWS(few_int8_wide_words, VNNI, few_wide_words, 0, f, first, j, by)
 BY_ROWS(few_int4_pairs, AVX2, few_nibbles, f, first, j, by)
 BY_ROWS(few_int4_words, AVX2, few_words, f, first, j, by)
 #else
 static void few_int4_wide(const Few *f, int64_t rows, int64_t first, int64_t j, float *by) { abort(); }
 static void few_int8_wide(const Few *f, int64_t rows, int64_t first, int64_t j, float *by) { abort(); }
+static void few_int4_wide_words(const Few *f, int64_t rows, int64_t first, int64_t j, float *by) { abort(); }
+static void few_int8_wide_words(const Few *f, int64_t rows, int64_t first, int64_t j, float *by) { abort(); }
 static void few_int4_pairs(const Few *f, int64_t rows, int64_t first, int64_t j, float *by) { abort(); }
 static void few_int4_words(const Few *f, int64_t rows, int64_t first, int64_t j, float *by) { abort(); }
 #endif
 
-/* As phisight_rounded, for INT4 and INT8 (which takes BY_WIDE_FOURS and whole groups); x to 8 bits,
- * or INT4's to 16 (which takes BY_PAIRS). */
+typedef void One(const Few *, int64_t rows, int64_t first, int64_t j, float *by);
+
+static One *best_of(int32_t kind, int32_t way, int32_t bits) {
+    if (way < BY_WIDE_FOURS) return bits == 16 ? few_int4_words : few_int4_pairs;
+    if (bits == 16) return kind == INT8 ? few_int8_wide_words : few_int4_wide_words;
+    return kind == INT8 ? few_int8_wide : few_int4_wide;
+}
+
+/* As phisight_rounded, for INT4 and INT8 (which takes BY_WIDE_FOURS and whole groups); x to 8 bits
+ * or 16. */
 int32_t phisight_rounded_few(const void *x, const void *codes, const uint16_t *scales,
                              const uint16_t *offsets, void *y, int64_t m, int64_t width, int64_t n,
                              int32_t kind, int32_t narrow, int32_t way, int32_t bits,
@@ -194,12 +244,8 @@ int32_t phisight_rounded_few(const void *x, const void *codes, const uint16_t *s
     for (int64_t r = 0; r < (failed ? 0 : m); r++)
         round_row(row_at(x, narrow, r * width), narrow, width, kind, bits,
                   rows + r * k * bits / 8, factors + r * groups, totals + r * groups, 1);
-    Few f = {kind, narrow, n, k, groups, codes, scales, offsets, rows, factors, totals, y};
-    void (*one)(const Few *, int64_t, int64_t, int64_t, float *) =
-        bits == 16             ? few_int4_words
-        : kind == INT8         ? few_int8_wide
-        : way >= BY_WIDE_FOURS ? few_int4_wide
-                               : few_int4_pairs;
+    Few f = {kind, narrow, bits, n, k, groups, codes, scales, offsets, rows, factors, totals, y};
+    One *one = best_of(kind, way, bits);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t start = 0; start < (failed ? 0 : n); start += OUTPUTS) {
         float *own = by + AT_ONCE * groups * THREAD;

@@ -9,7 +9,7 @@
  */
 #include "weights.h"
 
-#define VERSION 9
+#define VERSION 10
 #define OUTPUTS 32 /* a thread takes so many together */
 #define AT_ONCE 4 /* rows of x */
 int32_t phisight_version(void) { return VERSION; }
