@@ -13,7 +13,7 @@
 
 #define OUTPUTS 32 /* a thread takes so many together */
 #define AT_ONCE 4 /* rows of x */
-#define AHEAD 2048 /* bytes */
+#define AHEAD 4096 /* bytes */
 
 typedef struct {
     int32_t kind, narrow, bits;
@@ -56,6 +56,10 @@ INLINE void meet_all(const int rows, const Few *f, int64_t first, int64_t j, flo
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)
+/* Loaded once: GCC would rather load a number again wherever it is used, and loads are what these
+ * loops have too many of. */
+#define IN_REGISTER(from) ({ __m512i one_ = from; __asm__("" : "+v"(one_)); one_; })
+
 /* An output of `rows` rows of x, a constant where this is inlined. */
 INLINE VNNI void few_wide(const int rows, const int four, const Few *f, int64_t first, int64_t j,
                           float *by) {
@@ -69,7 +73,7 @@ INLINE VNNI void few_wide(const int rows, const int four, const Few *f, int64_t 
         __m512i a, b;
         if (four) {
             _mm_prefetch(codes + AHEAD, _MM_HINT_T0);
-            __m512i q = _mm512_loadu_si512(codes);
+            __m512i q = IN_REGISTER(_mm512_loadu_si512(codes));
             a = _mm512_and_si512(q, nibbles);
             b = _mm512_and_si512(_mm512_srli_epi16(q, 4), nibbles);
             codes += GROUP / 2;
@@ -105,7 +109,7 @@ INLINE VNNI void few_wide_words(const int rows, const int four, const Few *f, in
         __m512i part[4];
         _mm_prefetch(codes + AHEAD, _MM_HINT_T0);
         if (four) {
-            __m512i q = _mm512_loadu_si512(codes);
+            __m512i q = IN_REGISTER(_mm512_loadu_si512(codes));
             part[0] = _mm512_and_si512(q, nibbles);
             part[1] = _mm512_and_si512(_mm512_srli_epi16(q, 4), nibbles);
             part[2] = _mm512_and_si512(_mm512_srli_epi16(q, 8), nibbles);
@@ -236,7 +240,7 @@ int32_t phisight_rounded_few(const void *x, const void *codes, const uint16_t *s
                              int32_t kind, int32_t narrow, int32_t way, int32_t bits,
                              int32_t threads) {
     int64_t groups = (width + GROUP - 1) / GROUP, k = groups * GROUP;
-    int8_t *rows = malloc((size_t)(m * k * bits / 8 + 1));
+    int8_t *rows = aligned_alloc(64, (size_t)(m * k * bits / 8 + 64));
     float *factors = malloc(sizeof(float) * (size_t)(2 * m * groups + 1));
     float *by = malloc(sizeof(float) * (size_t)(threads * AT_ONCE * groups + 1));
     int32_t failed = !rows || !factors || !by;
@@ -246,7 +250,8 @@ int32_t phisight_rounded_few(const void *x, const void *codes, const uint16_t *s
                   rows + r * k * bits / 8, factors + r * groups, totals + r * groups, 1);
     Few f = {kind, narrow, bits, n, k, groups, codes, scales, offsets, rows, factors, totals, y};
     One *one = best_of(kind, way, bits);
-#pragma omp parallel for schedule(static) num_threads(threads)
+/* By turns: others may want one of the cores. */
+#pragma omp parallel for schedule(guided, 2) num_threads(threads)
     for (int64_t start = 0; start < (failed ? 0 : n); start += OUTPUTS) {
         float *own = by + AT_ONCE * groups * THREAD;
         for (int64_t r = 0; r < m; r += AT_ONCE)
