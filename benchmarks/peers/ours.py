@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("prompts", nargs="*", type=int, default=PROMPTS)
     parser.add_argument("--activations")
-    chosen = parser.parse_args()
+    chosen = parser.parse_intermixed_args()
     began = time.perf_counter()
     model = phisight.load(
         chosen.folder,
