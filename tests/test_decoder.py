@@ -25,6 +25,29 @@ def small() -> Phi3V:
     return law.few_tokens(micro.network(micro.config()))
 
 
+def test_a_stream_is_one_decoder_s_at_a_time_and_then_the_next_one_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The memory that cuBLAS keeps for each stays until a program's end."""
+
+    class Owner:
+        pass
+
+    made = []
+    monkeypatch.setattr(graphs, "_IDLE", {})
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: made.append(device) or object())
+    device, other = torch.device("cuda:0"), torch.device("cuda:1")
+    first, second = Owner(), Owner()
+    streams = [graphs.idle_stream(first, device), graphs.idle_stream(second, device)]
+    assert streams[0] is not streams[1]
+    del second
+    third, fourth, fifth = Owner(), Owner(), Owner()
+    assert graphs.idle_stream(third, device) is streams[1]
+    assert graphs.idle_stream(fourth, device) not in streams
+    assert graphs.idle_stream(fifth, other) not in streams
+    assert made == [device, device, device, other]
+
+
 @pytest.mark.parametrize("first", range(0, 40, 10))
 @pytest.mark.parametrize(("least", "name", "times"), [(1, "read", 20), (32, "step", 50)])
 def test_law_on_random_mixes(

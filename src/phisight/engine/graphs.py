@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -28,6 +29,7 @@ from phisight.model.phi3v import Phi3V
 from phisight.model.rope import Rotation
 
 _CAPTURING = threading.Lock()  # torch has one capture at a time in a process
+_IDLE: dict[torch.device, list[torch.cuda.Stream]] = {}  # of decoders that are no more
 Mix = Callable[[Tensor, int], Tensor]  # (S, H, d) queries of a layer to what they see
 LEAST = 32  # rows that there is room for: a short question about what has been read
 
@@ -70,7 +72,7 @@ class Decoder:
         # of rows would go by way of other memory, and wait for it.
         self._told = [torch.zeros(3 * most, dtype=torch.int64, pin_memory=on_cuda) for _ in "ab"]
         self._done = [torch.cuda.Event() if on_cuda else None for _ in range(2)]
-        self._beside = torch.cuda.Stream(model.device) if on_cuda else None
+        self._beside = idle_stream(self, model.device) if on_cuda else None
         self._graphs: dict[tuple[int, bool], tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
 
     @torch.inference_mode()
@@ -212,6 +214,19 @@ class Decoder:
             gated = run.gated_linear(x, norm.weight, norm.eps, mlp.gate_up_proj.weight)
             x = run.linear(gated, mlp.down_proj.weight, x)
         return x
+
+
+def idle_stream(owner: object, device: torch.device) -> torch.cuda.Stream:
+    """A stream that is `owner`'s alone while it lives, then the next one's: for each stream that it
+    ever computed on, cuBLAS keeps memory to work in, on Hopper 32 MiB. Not one stream for all:
+    graphs of two decoders may run at a time, and would share that memory."""
+    idle = _IDLE.setdefault(device, [])
+    try:
+        stream = idle.pop()
+    except IndexError:
+        stream = torch.cuda.Stream(device)
+    weakref.finalize(owner, idle.append, stream).atexit = False
+    return stream
 
 
 @contextmanager
