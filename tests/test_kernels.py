@@ -79,16 +79,19 @@ def test_one_query_over_blocks(
         assert_close(mixed[row], expected[:, 0])
 
 
+@pytest.mark.parametrize("blocks", [[5, 1, 2], [1, 2, 3]], ids=str)
 @pytest.mark.parametrize("dtype", [*TOLERANCE, torch.float8_e4m3fn], ids=str)
-def test_what_is_written_to_blocks_is_read_from_them(dtype: torch.dtype) -> None:
+def test_what_is_written_to_blocks_is_read_from_them(dtype: torch.dtype, blocks: list[int]) -> None:
     store = torch.zeros(6, 3, 4, 2).to(dtype)
     x = torch.arange(9 * 3 * 2).view(9, 3, 2) % 16
-    blocks, at = [5, 1, 2], torch.arange(9)
-    write_pages(store, torch.tensor(blocks)[at // 4], at % 4, x.to(torch.float32))
-    assert (
-        read_pages(store, torch.tensor(blocks), 9, torch.float32).tolist()
-        == x.transpose(0, 1).tolist()
-    )
+    written, at = torch.tensor(blocks), torch.arange(9)
+    write_pages(store, written[at // 4], at % 4, x.to(torch.float32))
+    ways: list[torch.Tensor | slice] = [written]
+    if len(runs_of(blocks)) == 1:
+        ways += runs_of(blocks)
+    for way in ways:
+        read = read_pages(store, way, 9, torch.float32)
+        assert read.tolist() == x.transpose(0, 1).tolist()
 
 
 def test_runs_are_neighbours() -> None:

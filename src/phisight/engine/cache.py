@@ -130,22 +130,30 @@ class PagedCache:
         Rows of parts of one token are left for others to fill.
         """
         device, size = self.keys.device, self.block_size
-        places, start = [], 0
+        places: list[tuple[slice, int, Tensor | None, Tensor | slice]] = []
+        start = 0
         for part in parts:
             stop, total = start + part.length, part.stored + part.length
             if part.length > 1:
-                used = torch.tensor(part.blocks[: -(-total // size)], device=device)
-                places.append((slice(start, stop), total, _mask(part, device), used))
+                used = part.blocks[: -(-total // size)]
+                runs = runs_of(used)
+                at = runs[0] if len(runs) == 1 else torch.tensor(used, device=device)
+                places.append((slice(start, stop), total, _mask(part, device), at))
             start = stop
 
+        def chunk(
+            q: Tensor, layer: int, total: int, mask: Tensor | None, at: Tensor | slice
+        ) -> Tensor:
+            stores = self.keys[layer], self.values[layer]
+            keys, values = (read_pages(store, at, total, q.dtype) for store in stores)
+            return _attend_chunk(q, keys, values, mask)
+
         def mix(q: Tensor, layer: int) -> Tensor:
+            if len(parts) == len(places) == 1:  # there is nothing to put it beside
+                return chunk(q, layer, *places[0][1:])
             mixed = torch.empty_like(q)
-            for place, total, mask, used in places:
-                keys, values = (
-                    read_pages(store[layer], used, total, q.dtype)
-                    for store in (self.keys, self.values)
-                )
-                mixed[place] = _attend_chunk(q[place], keys, values, mask)
+            for place, total, mask, at in places:
+                mixed[place] = chunk(q[place], layer, total, mask, at)
             return mixed
 
         return mix

@@ -56,8 +56,9 @@ def write_pages(store: Tensor, blocks: Tensor, offsets: Tensor, x: Tensor) -> No
     store[blocks, :, offsets] = x
 
 
-def read_pages(store: Tensor, blocks: Tensor, stored: int, dtype: torch.dtype) -> Tensor:
-    """(H, stored, d): a sequence's keys or values, copied out of its blocks."""
+def read_pages(store: Tensor, blocks: Tensor | slice, stored: int, dtype: torch.dtype) -> Tensor:
+    """(H, stored, d): a sequence's keys or values, copied out of its blocks. A slice of blocks that
+    lie side by side takes one copy, where an index takes two."""
     return gathered(store, blocks, dtype).transpose(0, 1).flatten(1, 2)[:, :stored]
 
 
