@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -162,12 +163,10 @@ def _draw(outgoing: Any, materials: Path, seed: int) -> None:
     try:
         for batch in batches(materials, NANO, seed, "train"):
             outgoing.put(tuple(batch))
-    except Exception as error:
-        # A process that ends takes the batches it has handed over along: the others would wait.
-        outgoing.put(error)
-        outgoing.close()
-        outgoing.join_thread()
-        raise
+    except Exception:
+        outgoing.put(RuntimeError(traceback.format_exc()))
+        # One that ends takes the batches it has handed over along, and whoever reads them waits.
+        threading.Event().wait()
 
 
 class Feeder:
@@ -191,7 +190,7 @@ class Feeder:
             return self._kept.pop(self._random.randrange(KEPT))
         batch = self._ready.get()
         if isinstance(batch, Exception):
-            raise RuntimeError("a process that draws has ended") from batch
+            raise RuntimeError("no more batches come") from batch
         self._kept = [*self._kept[1 - KEPT :], batch]
         return batch
 

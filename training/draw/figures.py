@@ -111,7 +111,7 @@ class Figures:
         return turns
 
     def _values_asked(self, hand: Hand) -> list[Turn]:
-        """One, or in practice as many as a conversation may ask for; no two alike."""
+        """One, or in practice up to ASKED; no two alike."""
         r = hand.random
         places = {(r.randrange(len(self.series)), r.randrange(len(self.labels))): None}
         most = min(ASKED, len(self.series) * len(self.labels)) if hand.practises else 1

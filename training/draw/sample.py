@@ -35,7 +35,7 @@ ASPECTS = {
 SMALLEST, LARGEST = 230, 3000  # of the longer side
 FOLLOW_UP = 0.3
 # A chart is asked for one value after another as long as no description has told them all: a
-# question more costs 60 tokens, a picture more 45 ms of drawing.
+# question more costs 60 tokens, a picture more 27 ms of drawing.
 ASKED_AGAIN = 0.75
 ABSENT = 0.03  # share of pictures asked for what is not in them
 CASUAL = 0.2  # share of questions without capitals or marks
@@ -61,10 +61,11 @@ def draw_sample(hand: Hand, kind: str) -> Sample:
     sheets = [distorted(hand, sheet) for sheet in drawn.sheets]
     lacking = [(thing, asks) for thing, asks, kinds in LACKING if kind in kinds]
     left = list(drawn.turns)
-    turns = [_taken(hand, left)]
     if lacking and hand.chance(ABSENT):
         thing, asks = hand.random.choice(lacking)
         turns = [(_said(hand, hand.random.choice(asks)), f"There is no {thing} in the image.")]
+    else:
+        turns = [_taken(hand, left)]
     told = left[:1] != drawn.turns[:1]
     again, most = (ASKED_AGAIN, 5) if kind == "chart" and not told else (FOLLOW_UP, 3)
     left = [turn for turn in left if turn is not drawn.turns[0]]

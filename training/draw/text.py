@@ -36,6 +36,9 @@ def scattered(hand: Hand, width: int, height: int) -> Drawn:
     """Lines of different sizes, faces and colours, one below the other."""
     r = hand.random
     sheet, _ = hand.paper(width, height)
+    if hand.practises and hand.chance(0.12):
+        edge, thick = max(1, width // 250), r.randint(1, max(2, width // 150))
+        border(hand, sheet, (edge, edge, width - edge - thick, height - edge - thick), thick)
     face, written, y = hand.font_path(), [], height * r.uniform(0.01, 0.15)
     for _ in range(r.randint(1, 9)):
         if hand.chance(0.3):
@@ -53,9 +56,6 @@ def scattered(hand: Hand, width: int, height: int) -> Drawn:
         sheet.text(x, y, line, font, hand.ink_at(sheet, x, y, font.getlength(line), font))
         written.append(line)
         y += font.size * r.uniform(1.25, 2.2)
-    if hand.practises and hand.chance(0.12):
-        edge, thick = max(1, width // 250), r.randint(1, max(2, width // 150))
-        border(hand, sheet, (edge, edge, width - edge - thick, height - edge - thick), thick)
     return _drawn(hand, sheet, written, READ) or scattered(hand, width, height)
 
 

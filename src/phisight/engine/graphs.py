@@ -217,9 +217,9 @@ class Decoder:
 
 
 def idle_stream(owner: object, device: torch.device) -> torch.cuda.Stream:
-    """A stream that is `owner`'s alone while it lives, then the next one's: for each stream that it
-    ever computed on, cuBLAS keeps memory to work in, on Hopper 32 MiB. Not one stream for all:
-    graphs of two decoders may run at a time, and would share that memory."""
+    """A stream for `owner` while it lives, then for the next: for each stream that it ever computed
+    on, cuBLAS keeps memory to work in, on Hopper 32 MiB. Not one stream for all: graphs of two
+    decoders may run at a time, and would share that memory."""
     idle = _IDLE.setdefault(device, [])
     try:
         stream = idle.pop()

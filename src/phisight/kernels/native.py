@@ -26,7 +26,7 @@ from phisight.kernels import reached
 from phisight.kernels.reached import is_plain
 from phisight.kernels.ways import GROUP, Bytes, Kind, Way
 
-VERSION = 10  # of the C files together: a library of another is left alone
+VERSION = 11  # of the C files together: a library of another is left alone
 SOURCES = Path(__file__).with_name("c")
 LIBRARY = Path(__file__).with_name("native.bin")  # not .so: Python would take it for a module
 # Rows up to which full weights are multiplied here: beyond, torch is as fast. Where the processor
@@ -61,13 +61,11 @@ def int4(x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor) -> Tensor:
     """(T, G * GROUP) bfloat16 or float32 rows, as `packed.linear_int4`."""
     if way := way_of_words(x, Kind.INT4):
         return rounded_few(x, Kind.INT4, codes, scales, offsets, way=way, bits=16)
-    narrow = x.dtype == torch.bfloat16 and best_way() != Way.FLOAT
-    x_ = (x if narrow else x.float()).contiguous()
-    y = torch.empty(len(x), len(codes), dtype=x_.dtype)
+    wide = x.float().contiguous()
+    y = torch.empty(len(x), len(codes))
     failed = built().phisight_int4(
-        at(None if narrow else x_), at(x_ if narrow else None),
-        at(codes), at(scales), at(offsets), at(y),
-        *map(ctypes.c_int64, (*x.shape[:1], len(codes), x.shape[1])), torch.get_num_threads(),
+        *map(at, (wide, codes, scales, offsets, y)),
+        *map(ctypes.c_int64, (len(x), len(codes), x.shape[1])), torch.get_num_threads(),
     )  # fmt: skip
     if failed:
         raise MemoryError("no memory for a linear layer")
@@ -76,14 +74,14 @@ def int4(x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor) -> Tensor:
 
 def way_of_words(x: Tensor, kind: Kind) -> Bytes:
     """What multiplies few rows in bfloat16, their 8 digits rounded to 16 bits of the largest of a
-    group: faster than float32 with AVX2 (half the time), and than bfloat16's own products with
-    AVX-512 (16384 x 3072 in 8 bits 18 GB/s for 15, in 4 bits 17.7 for 16.7). NONE where none."""
+    group: half the time of float32 with AVX2, and with AVX-512 (one row, 16384 x 3072) 18 GB/s for
+    its 15 in 8 bits, in 4 bits 17.7 for the 16.7 of bfloat16's own products. NONE where none."""
     if x.dtype != torch.bfloat16:
         return Bytes.NONE
     if built().phisight_has_bytes(int(Bytes.WIDE_FOURS)):
         return Bytes.WIDE_FOURS if x.shape[1] % GROUP == 0 else Bytes.NONE
-    without = kind == Kind.INT4 and best_way() == Way.FLOAT
-    return Bytes.PAIRS if without and built().phisight_has_bytes(int(Bytes.PAIRS)) else Bytes.NONE
+    pairs = kind == Kind.INT4 and built().phisight_has_bytes(int(Bytes.PAIRS))
+    return Bytes.PAIRS if pairs else Bytes.NONE
 
 
 def rounded_few(

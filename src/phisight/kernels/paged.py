@@ -57,8 +57,8 @@ def write_pages(store: Tensor, blocks: Tensor, offsets: Tensor, x: Tensor) -> No
 
 
 def read_pages(store: Tensor, blocks: Tensor | slice, stored: int, dtype: torch.dtype) -> Tensor:
-    """(H, stored, d): a sequence's keys or values, copied out of its blocks. A slice of blocks that
-    lie side by side takes one copy, where an index takes two."""
+    """(H, stored, d): a sequence's keys or values out of its blocks, to be read alone. A slice, of
+    blocks that lie side by side, saves the copy that an index takes."""
     return gathered(store, blocks, dtype).transpose(0, 1).flatten(1, 2)[:, :stored]
 
 

@@ -250,8 +250,8 @@ int32_t phisight_rounded_few(const void *x, const void *codes, const uint16_t *s
                   rows + r * k * bits / 8, factors + r * groups, totals + r * groups, 1);
     Few f = {kind, narrow, bits, n, k, groups, codes, scales, offsets, rows, factors, totals, y};
     One *one = best_of(kind, way, bits);
-/* By turns: others may want one of the cores. */
-#pragma omp parallel for schedule(guided, 2) num_threads(threads)
+/* In shares that shrink: others may want one of the cores for a while. */
+#pragma omp parallel for schedule(guided) num_threads(threads)
     for (int64_t start = 0; start < (failed ? 0 : n); start += OUTPUTS) {
         float *own = by + AT_ONCE * groups * THREAD;
         for (int64_t r = 0; r < m; r += AT_ONCE)
