@@ -27,9 +27,9 @@ MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 NAMES = {"bar": "bar chart", "grouped": "grouped bar chart", "line": "line chart",
          "pie": "pie chart"}  # fmt: skip
+ASKED = 4  # values of one chart, in practice
 # How often each is drawn: as an evaluation asks, and as training practises what is hard.
 USUAL = ("bar", "bar", "bar", "line", "line", "grouped", "pie")
-ASKED = 4  # values of one chart
 PRACTICE = ("bar", "bar", "line", "line", "grouped", "grouped", "pie", "pie")
 
 
