@@ -13,7 +13,6 @@ import re
 import resource
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from phisight.processing.image import FORMATS, MAX_PIXELS, open_image
 from phisight.processing.processor import Processor
 
 NUM_FILES = 1000
-SECONDS = 4  # of one file, on a machine that has other work; the slowest takes 0.3
+SECONDS = 60  # of one file, which then hangs: the slowest takes 0.3
 # What the largest picture allowed may take, a WebP: the decoder's two canvases, the frame it hands
 # out, the picture, and its RGB copy, of 4 bytes a pixel.
 MOST_BYTES = 5 * 4 * MAX_PIXELS
@@ -79,7 +78,6 @@ def run(numbers: range, folder: Path) -> None:
     room = pages * resource.getpagesize() + MOST_BYTES + SLACK
     resource.setrlimit(resource.RLIMIT_AS, (room, room))
     counts: dict[str, int] = {}
-    slowest = 0.0
     for number in numbers:
         what, data = mutated(number)
         print(number, what, flush=True)
@@ -87,14 +85,12 @@ def run(numbers: range, folder: Path) -> None:
         # Every third from the disk: libtiff reads such a file by itself.
         source = data if number % 3 else str(folder / "mutated")
         faulthandler.dump_traceback_later(SECONDS, exit=True)
-        began = time.perf_counter()
         came = outcome(source, processor)
         faulthandler.cancel_dump_traceback_later()
-        slowest = max(slowest, time.perf_counter() - began)
         for key in (came, f"{what.split()[0].strip(',')} {came}", f"{what.split(', ')[1]} {came}"):
             counts[key] = counts.get(key, 0) + 1
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    print(json.dumps({"counts": counts, "slowest": slowest, "grown": grown}))
+    print(json.dumps({"counts": counts, "grown": grown}))
 
 
 def test_a_thousand_damaged_files(tmp_path: Path) -> None:
