@@ -56,7 +56,7 @@ def test_seven_bits_store_the_nearest_of_128() -> None:
     weight = normal(33, 700) * 0.02
     weight[:, 600] = 5.0  # in the second span
     parts = rounded.pack_int7(weight)
-    assert parts[0].shape == (33, 768)
+    assert parts[0].shape == (2, 12, 32, 64)
     assert parts[1].shape == parts[2].shape == (33, 2)
     error = (rounded.unpack_int7(*parts, 700) - weight).abs()
     for span in (slice(0, 512), slice(512, 700)):
@@ -91,6 +91,23 @@ def test_every_way_multiplies_what_was_rounded(
         right = right if bias is None else right + bias
         assert y.dtype == dtype
         assert (y.double() - right).abs().max() <= bound * right.abs().max()
+
+
+@pytest.mark.parametrize("way", [way for way in Bytes if way != Bytes.NONE], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.usefixtures("compiled")
+def test_an_activation_within_is_the_one_after(way: Bytes, dtype: torch.dtype) -> None:
+    """Large outputs too, of both signs; more than are written through the caches."""
+    if not native.built().phisight_has_bytes(int(way)):
+        pytest.skip("this processor does not multiply so")
+    parts, bias = rounded.pack_int7(normal(2048, 300) * 0.2), normal(2048) * 20
+    x = normal(600, 300).to(dtype)
+    with torch.inference_mode():
+        y = rounded.multiply(x, Kind.INT7, *parts, bias, gelu=True, way=way)
+        plain = rounded.multiply(x, Kind.INT7, *parts, bias, way=way)
+    right = plain.double() * torch.sigmoid(1.702 * plain.double())
+    near = (y.double() - right).abs() / right.abs().clamp(min=1e-3)
+    assert near.max() <= (2**-8 if dtype == torch.bfloat16 else 1e-5)
 
 
 @pytest.mark.parametrize(

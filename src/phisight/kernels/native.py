@@ -26,7 +26,7 @@ from phisight.kernels import reached
 from phisight.kernels.reached import is_plain
 from phisight.kernels.ways import GROUP, Bytes, Kind, Way
 
-VERSION = 11  # of the C files together: a library of another is left alone
+VERSION = 12  # of the C files together: a library of another is left alone
 SOURCES = Path(__file__).with_name("c")
 LIBRARY = Path(__file__).with_name("native.bin")  # not .so: Python would take it for a module
 # Rows up to which full weights are multiplied here: beyond, torch is as fast. Where the processor

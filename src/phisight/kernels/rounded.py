@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from phisight.kernels import native, packed
+from phisight.kernels import between, native, packed
 from phisight.kernels.ways import GROUP, Bytes, Kind
 
 MOST = 127
 KEPT = 32 * 2**20  # bytes that a thread keeps to work in
 SPAN = 512  # of weights in 7 bits, as in c/round.h
+OUTS, INS = 32, 64  # of a block of them: WIDTH and FOURS of c/bytes.h
 LEVELS = 127  # of 7 bits, without a sign: two products by 8 bits still fit 16, which AVX2 adds in
 
 
@@ -49,8 +50,8 @@ def span_of(kind: Kind) -> int:
 
 
 def pack_int7(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(N, K) weights to (N, K) uint8 codes, padded with zeros to whole groups of GROUP, and (N, S)
-    bfloat16 scales and offsets."""
+    """(N, K) weights to uint8 codes, as `blocks_of` lays them, and (N, S) bfloat16 scales and
+    offsets."""
     width, padded = weight.shape[1], weight.float()
     if padding := -width % SPAN:  # multiplied by zeros: any value within the range
         padded = torch.cat([padded, padded[:, -1:].expand(-1, padding)], 1)
@@ -61,24 +62,35 @@ def pack_int7(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     steps = torch.where(scales > 0, 1 / scales.float(), 0.0)
     codes = torch.sub(w, offsets.float()).mul_(steps).round_().add_(64).clamp_(0, LEVELS)
     stored = codes.flatten(1)[:, :width].to(torch.uint8)
-    return functional.pad(stored, (0, -width % GROUP)), scales[..., 0], offsets[..., 0]
+    return blocks_of(stored), scales[..., 0], offsets[..., 0]
+
+
+def blocks_of(codes: Tensor) -> Tensor:
+    """(N, K) codes to (N / OUTS, K / INS, OUTS, INS), as the compiled kernels multiply them; zeros
+    where there are none."""
+    rows, width = codes.shape
+    padded = functional.pad(codes, (0, -width % GROUP, 0, -rows % OUTS))
+    blocks = padded.unflatten(1, (-1, INS)).unflatten(0, (-1, OUTS))
+    return torch.transpose(blocks, 1, 2).contiguous()
 
 
 def unpack_int7(codes: Tensor, scales: Tensor, offsets: Tensor, width: int) -> Tensor:
     """What `pack_int7` stored, (N, K) in float32: (code - 64) * scale + offset."""
     factors = (part.float().repeat_interleave(SPAN, 1)[:, :width] for part in (scales, offsets))
     scale, offset = factors
-    return torch.addcmul(offset, codes[:, :width].float() - 64, scale)
+    numbers = codes.transpose(1, 2).flatten(2).flatten(0, 1)[: len(scales), :width]
+    return torch.addcmul(offset, numbers.float() - 64, scale)
 
 
 def linear(
     x: Tensor, kind: Kind, codes: Tensor, scales: Tensor, offsets: Tensor | None = None,
-    bias: Tensor | None = None,
+    bias: Tensor | None = None, *, gelu: bool = False,
 ) -> Tensor:  # fmt: skip
-    """(T, K) rows, rounded, times (N, ...) packed weights, transposed: (T, N) in the dtype of x."""
+    """(T, K) rows, rounded, times (N, ...) packed weights, transposed: (T, N) in the dtype of x;
+    with `gelu` through CLIP's activation, `between.quick_gelu`."""
     stored = [part for part in (scales, offsets) if part is not None]
     if native.takes(x, codes, *stored) and can_multiply(kind, best_way()):
-        return multiply(x, kind, codes, scales, offsets, bias)
+        return multiply(x, kind, codes, scales, offsets, bias, gelu=gelu)
     near = round_rows(x, span_of(kind))
     if kind == Kind.INT8:
         y = packed.linear_int8(near, codes, scales)
@@ -86,7 +98,8 @@ def linear(
         assert offsets is not None, "only 8 bits have none"
         make = packed.linear_int4 if kind == Kind.INT4 else linear_int7
         y = make(near, codes, scales, offsets)
-    return (y if bias is None else y + bias.float()).to(x.dtype)
+    y = (y if bias is None else y + bias.float()).to(x.dtype)
+    return between.quick_gelu(y) if gelu else y
 
 
 def linear_int7(x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor) -> Tensor:
@@ -119,24 +132,25 @@ def few_rows(kind: Kind, way: Bytes, width: int) -> int:
 
 def multiply(
     x: Tensor, kind: Kind, codes: Tensor, scales: Tensor, offsets: Tensor | None = None,
-    bias: Tensor | None = None, *, way: Bytes | None = None,
+    bias: Tensor | None = None, *, gelu: bool = False, way: Bytes | None = None,
 ) -> Tensor:  # fmt: skip
     """`linear` in the compiled kernels."""
     way = best_way() if way is None else way
-    if bias is None and 0 < len(x) <= few_rows(kind, way, x.shape[1]):
+    if bias is None and not gelu and 0 < len(x) <= few_rows(kind, way, x.shape[1]):
         return native.rounded_few(x, kind, codes, scales, offsets, way=way, bits=8)
     x = x.contiguous()
-    y = torch.empty(len(x), len(codes), dtype=x.dtype)
+    y = torch.empty(len(x), len(scales), dtype=x.dtype)
     added = None if bias is None else bias.float().contiguous()
-    sizes = [ctypes.c_int64(size) for size in (*x.shape, len(codes))]
+    sizes = [ctypes.c_int64(size) for size in (*x.shape, len(scales))]
+    within = gelu and x.dtype == torch.bfloat16 and way >= Bytes.WIDE_FOURS
     room = _room(native.built().phisight_rounded_room(*sizes[:2], int(kind)))
     failed = native.built().phisight_rounded(
         *map(native.at, (x, codes, scales, offsets, added, y)), *sizes, native.at(room),
-        int(kind), int(x.dtype == torch.bfloat16), int(way), torch.get_num_threads(),
+        int(kind), int(x.dtype == torch.bfloat16), int(within), int(way), torch.get_num_threads(),
     )  # fmt: skip
     if failed:
         raise MemoryError("no memory for a linear layer")
-    return y
+    return between.quick_gelu(y) if gelu and not within else y
 
 
 _held = threading.local()

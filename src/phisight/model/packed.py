@@ -103,16 +103,19 @@ class Int7Linear(nn.Module):
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        width, spans = packed.groups_of(in_features) * GROUP, -(-in_features // rounded.SPAN)
-        self.codes = _stored(out_features, width, dtype=torch.uint8)
+        spans = -(-in_features // rounded.SPAN)
+        width = packed.groups_of(in_features) * GROUP
+        blocks = (-(-out_features // rounded.OUTS), width // rounded.INS)
+        self.codes = _stored(*blocks, rounded.OUTS, rounded.INS, dtype=torch.uint8)
         self.scales = _stored(out_features, spans, dtype=torch.bfloat16)
         self.offsets = _stored(out_features, spans, dtype=torch.bfloat16)
         self.bias = nn.Parameter(torch.empty(out_features))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
+        """With `gelu`, CLIP's activation is applied to what comes out."""
         _check_width(x, self.in_features)
         rows, parts = x.reshape(-1, x.shape[-1]), (self.codes, self.scales, self.offsets)
-        y = rounded.linear(rows, Kind.INT7, *parts, self.bias)
+        y = rounded.linear(rows, Kind.INT7, *parts, self.bias, gelu=gelu)
         return y.view(*x.shape[:-1], self.out_features)
 
     @staticmethod
@@ -177,6 +180,11 @@ def norm_before(layer: str) -> str | None:
         if layer.endswith(end):
             return f"{layer.removesuffix(end)}{norm}"
     return None
+
+
+def rows_at_once(layer: PackedLinear) -> int:
+    """Rows of its weight to be packed at a time: whole blocks of outputs."""
+    return max(1, PIECE // layer.in_features // rounded.OUTS) * rounded.OUTS
 
 
 def pack_pieces(

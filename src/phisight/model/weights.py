@@ -22,11 +22,11 @@ from phisight.model.files import TIED, check_tied, locate_tensors, open_tensors,
 from phisight.model.memory import free_bytes
 from phisight.model.packed import (
     PARTS,
-    PIECE,
     layers_to_settle,
     norm_before,
     pack_pieces,
     packed_layers,
+    rows_at_once,
 )
 from phisight.model.phi3v import Phi3V
 from phisight.model.staging import DTYPES, Wanted, read_tensors
@@ -87,8 +87,7 @@ def load_model(
     )
     before = dict(state)
     for name, layer in to_pack.items():
-        rows = max(1, PIECE // layer.in_features)
-        pieces = _rows(files[f"{name}.weight"], f"{name}.weight", rows)
+        pieces = _rows(files[f"{name}.weight"], f"{name}.weight", rows_at_once(layer))
         norm = norm_before(name)
         scale = None if norm is None else before[f"{norm}.weight"]
         shift = None if norm is None else before.get(f"{norm}.bias")

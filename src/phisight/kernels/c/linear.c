@@ -5,7 +5,7 @@
  */
 #include "weights.h"
 
-#define VERSION 11
+#define VERSION 12
 #define OUTPUTS 32 /* a thread takes so many together */
 int32_t phisight_version(void) { return VERSION; }
 

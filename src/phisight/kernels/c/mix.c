@@ -11,6 +11,7 @@
 #define QUERIES (2 * SIDE) /* taken together */
 #define KEYS 256 /* whose scores are held at once */
 #define MOST 256 /* of d */
+#define UNSEEN -1e30f /* the score of a key that a query does not see: no number is as low */
 
 /* Numbers, not bytes. Of token i of head h of sequence b the queries begin at i * q_token + h *
  * q_head + b * q_batch; keys and values likewise; or, with a table of blocks, at table[i / block] *
@@ -27,19 +28,6 @@ typedef struct {
     uint16_t *keys, *values, *out; /* of one head; keys and values as tiles */
     int64_t steps; /* of STEP keys */
 } Head;
-
-/* e to the x <= 0, to 2e-7 of it; coefficients of exp2 from the Cephes library. */
-INLINE BF16 __m512 exponential(__m512 x) {
-    x = _mm512_mul_ps(_mm512_max_ps(x, _mm512_set1_ps(-87)), _mm512_set1_ps(1.44269504f));
-    __m512 whole = _mm512_roundscale_ps(x, 0), rest = _mm512_sub_ps(x, whole);
-    __m512 y = _mm512_set1_ps(1.8775767e-3f);
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(8.9893397e-3f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(5.5826318e-2f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(2.4015361e-1f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(6.9315308e-1f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(9.9999994e-1f));
-    return _mm512_scalef_ps(y, whole);
-}
 
 static const uint16_t *token_at(const Shape *p, const uint16_t *x, const int64_t *table,
                                 int64_t i) {
@@ -83,12 +71,13 @@ BF16 static void lay_head(const Head *h, const uint16_t *k, const uint16_t *v,
         }
 }
 
-/* Scores of `count` keys from `start` to weights, as tiles of 32 keys by 16 queries. `top` and
- * `total` are carried on; how much of what was summed before remains goes to `kept`. */
+/* Scores of `count` keys from `start` to weights, as tiles of 32 keys by 16 queries. `top`, of scores
+ * as powers of two, and `total` are carried on; how much of what was summed before remains goes to
+ * `kept`. */
 BF16 static void weigh(const Shape *p, float *scores, int64_t first, int64_t start, int64_t count,
                        int64_t r, uint16_t *weights, __m512 *top, __m512 *total, __m512 *kept) {
     const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __m512 scale = _mm512_set1_ps(1 / __builtin_sqrtf((float)p->d));
+    const __m512 scale = _mm512_set1_ps(1.44269504f / __builtin_sqrtf((float)p->d));
     const __m512i halves = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9,
                                             24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1,
                                             16, 0);
@@ -98,35 +87,41 @@ BF16 static void weigh(const Shape *p, float *scores, int64_t first, int64_t sta
             last, _mm512_add_epi32(lanes, _mm512_set1_epi32((int32_t)(p->s - p->t + first +
                                                                       r * SIDE))));
     int all = start + count - 1 <= (p->causal ? p->s - p->t + first : p->s - 1);
-    __m512 highest = *top;
-    for (int64_t i = 0; i < count; i++) {
-        float *at = scores + i / SIDE * 2 * SIDE * SIDE + r * SIDE * SIDE + i % SIDE * SIDE;
-        __m512 x = _mm512_loadu_ps(at);
-        if (!all) {
-            __mmask16 seen = _mm512_cmple_epi32_mask(_mm512_set1_epi32((int32_t)(start + i)), last);
-            x = _mm512_mask_blend_ps(seen, _mm512_set1_ps(-__builtin_inff()), x);
-            _mm512_storeu_ps(at, x);
+    scores += r * SIDE * SIDE; /* tiles of 16 keys stand two apart */
+    __m512 most[4]; /* of every fourth key: one would wait for the one before */
+    for (int u = 0; u < 4; u++) most[u] = _mm512_set1_ps(UNSEEN);
+    for (int64_t i = 0; i < count; i += SIDE)
+        for (int j = 0; j < SIDE; j++) {
+            float *at = scores + 2 * i * SIDE + j * SIDE;
+            __m512 x = _mm512_load_ps(at);
+            if (!all) {
+                __m512i key = _mm512_set1_epi32((int32_t)(start + i + j));
+                x = _mm512_mask_blend_ps(_mm512_cmple_epi32_mask(key, last),
+                                         _mm512_set1_ps(UNSEEN), x);
+                _mm512_store_ps(at, x);
+            }
+            most[j % 4] = _mm512_max_ps(most[j % 4], x);
         }
-        highest = _mm512_max_ps(highest, _mm512_mul_ps(x, scale));
-    }
-    *kept = exponential(_mm512_sub_ps(*top, highest));
+    __m512 highest = _mm512_max_ps(_mm512_max_ps(most[0], most[1]),
+                                   _mm512_max_ps(most[2], most[3]));
+    highest = _mm512_max_ps(*top, _mm512_mul_ps(highest, scale));
+    *kept = power_of_two(_mm512_sub_ps(*top, highest));
     *top = highest;
-    __m512 sum = _mm512_mul_ps(*total, *kept);
-    for (int64_t i = 0; i < count; i += 2) {
-        const float *at = scores + i / SIDE * 2 * SIDE * SIDE + r * SIDE * SIDE + i % SIDE * SIDE;
-        __m512 pair[2];
-        for (int j = 0; j < 2; j++) {
-            __m512 x = _mm512_loadu_ps(at + j * SIDE);
-            __mmask16 seen = all ? 0xFFFF : _mm512_cmp_ps_mask(x, _mm512_set1_ps(-1e38f), _CMP_GT_OQ);
-            __m512 power = exponential(_mm512_fmsub_ps(x, scale, highest));
-            pair[j] = _mm512_maskz_mov_ps(seen, power);
-            sum = _mm512_add_ps(sum, pair[j]);
+    __m512 sum[2] = {_mm512_mul_ps(*total, *kept), _mm512_setzero_ps()};
+    for (int64_t i = 0; i < count; i += SIDE)
+        for (int j = 0; j < SIDE; j += 2) {
+            const float *at = scores + 2 * i * SIDE + j * SIDE;
+            __m512 pair[2];
+            for (int u = 0; u < 2; u++) {
+                __m512 x = _mm512_load_ps(at + u * SIDE);
+                pair[u] = power_of_two(_mm512_fmsub_ps(x, scale, highest));
+                sum[u] = _mm512_add_ps(sum[u], pair[u]);
+            }
+            __m512i both = (__m512i)_mm512_cvtne2ps_pbh(pair[1], pair[0]);
+            uint16_t *to = weights + (i / STEP * 2 + r) * TILE + (i % STEP + j) * SIDE;
+            _mm512_store_si512(to, _mm512_permutexvar_epi16(halves, both));
         }
-        __m512i both = (__m512i)_mm512_cvtne2ps_pbh(pair[1], pair[0]);
-        uint16_t *to = weights + (i / STEP * 2 + r) * TILE + i % STEP * SIDE;
-        _mm512_store_si512(to, _mm512_permutexvar_epi16(halves, both));
-    }
-    *total = sum;
+    *total = _mm512_add_ps(sum[0], sum[1]);
 }
 
 /* Queries from `first` on. */
@@ -139,7 +134,7 @@ BF16 static void mix_queries(const Head *h, int64_t first) {
     lay_bfloat16(h->q + first * p->q_token, p->q_token, p->t - first, p->d, 2, p->d / STEP, queries);
     __m512 top[2], total[2], kept[2];
     for (int r = 0; r < 2; r++) {
-        top[r] = _mm512_set1_ps(-1e30f);
+        top[r] = _mm512_set1_ps(UNSEEN);
         total[r] = _mm512_setzero_ps();
     }
     int64_t end = p->causal && p->s - p->t + first + QUERIES < p->s ?

@@ -74,4 +74,63 @@ CLONED static void round_row(const void *x, int32_t narrow, int64_t width, int32
     }
 }
 
+#if defined(VNNI)
+/* As `round_row` does it, of bfloat16 to 8 bits: it takes a quarter of the time. */
+VNNI static void round_narrow(const uint16_t *x, int64_t width, int32_t kind, int8_t *out,
+                              float *factors, float *totals, int64_t stride) {
+    int64_t span = span_of(kind);
+    for (int64_t start = 0; start < width; start += span, factors += stride, totals += stride) {
+        int64_t left = width - start, count = left < span ? left : span;
+        int64_t whole = (count + GROUP - 1) / GROUP * GROUP;
+        __m512i words[SPAN / 32], most = _mm512_setzero_si512(), sum = _mm512_setzero_si512();
+        for (int64_t i = 0; i < whole; i += 32) {
+            int64_t rest = count - i;
+            __mmask32 there = rest >= 32 ? ~0u : rest > 0 ? (1u << rest) - 1 : 0;
+            words[i / 32] = _mm512_maskz_loadu_epi16(there, x + start + i);
+            most = _mm512_max_epu16(most, _mm512_and_si512(words[i / 32],
+                                                           _mm512_set1_epi16(0x7FFF)));
+        }
+        __m256i half = _mm256_max_epu16(_mm512_castsi512_si256(most),
+                                        _mm512_extracti64x4_epi64(most, 1));
+        __m128i eight = _mm_max_epu16(_mm256_castsi256_si128(half),
+                                      _mm256_extracti128_si256(half, 1));
+        /* The least of the complements: there is no instruction for the largest. */
+        int bits = 0xFFFF ^ _mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(
+                                eight, _mm_set1_epi16(-1))), 0);
+        float top = widened((uint16_t)bits), by = top > 1e-30f ? 127 / top : 0;
+        __m512 step = _mm512_set1_ps(by);
+        __mmask16 finite = bits < 0x7F80 ? 0xFFFF : 0; /* else there is no number to be rounded */
+        __m512i whole_numbers[GROUP / 16];
+        for (int64_t i = 0; i < whole; i += GROUP, out += GROUP) {
+            for (int u = 0; u < GROUP / 16; u++) {
+                __m512i pair = words[(i + 16 * u) / 32];
+                __m256i part = u % 2 ? _mm512_extracti64x4_epi64(pair, 1)
+                                     : _mm512_castsi512_si256(pair);
+                __m512 wide = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(part),
+                                                                    16));
+                whole_numbers[u] = _mm512_maskz_cvtps_epi32(finite, _mm512_mul_ps(wide, step));
+                sum = _mm512_add_epi32(sum, whole_numbers[u]);
+            }
+            if (kind != INT4) {
+                for (int u = 0; u < GROUP / 16; u++)
+                    _mm_storeu_si128((__m128i *)(out + 16 * u),
+                                     _mm512_cvtepi32_epi8(whole_numbers[u]));
+                continue;
+            }
+            for (int u = 0; u < GROUP / 32; u++) { /* as `order_as_nibbles` */
+                __m512i low = _mm512_and_si512(whole_numbers[u], _mm512_set1_epi32(0xFF));
+                __m512i high = _mm512_slli_epi32(whole_numbers[u + GROUP / 32], 8);
+                _mm256_storeu_si256((__m256i *)(out + 32 * u),
+                                    _mm512_cvtepi32_epi16(_mm512_or_si512(low, high)));
+            }
+        }
+        *factors = top / 127;
+        *totals = top / 127 * (float)_mm512_reduce_add_epi32(sum);
+    }
+}
+#else
+static void round_narrow(const uint16_t *x, int64_t width, int32_t kind, int8_t *out,
+                         float *factors, float *totals, int64_t stride) { abort(); }
+#endif
+
 #endif

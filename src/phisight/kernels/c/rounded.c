@@ -4,13 +4,13 @@
  * Dimensions: m rows of x, n outputs, k inputs (padded with zeros to whole groups).
  */
 #include "round.h"
+#include "strip.h"
 
 #define CACHED (1024 << 10) /* bytes of rows that stay in a core's second cache */
-#define STRIP 128 /* outputs that are put to y together: each row of it is on another page */
 #define PIECE SPAN /* inputs whose weights, of WIDTH outputs, stay in its first */
 
 typedef struct {
-    int32_t way, kind, narrow;
+    int32_t way, kind, narrow, gelu, past; /* the caches, to y */
     int64_t m, n, width, inputs, span, spans, one; /* bytes of a result */
     const void *x;
     int8_t *rows; /* as tiles, pair of tiles by pair */
@@ -19,17 +19,17 @@ typedef struct {
     void *y;
 } Job;
 
-/* Inputs `start` to `stop` of outputs from `first`, as bytes.h wants them. */
+/* Inputs `start` to `stop` of outputs from `first`, of 4 or 8 bits, as bytes.h wants them. */
 CLONED static void unpack_bytes(const Weights *w, int64_t first, int64_t start, int64_t stop,
                                 uint8_t *to, float *scale, float *low) {
-    int64_t groups = (w->k + GROUP - 1) / GROUP, spans = (w->k + SPAN - 1) / SPAN;
+    int64_t groups = (w->k + GROUP - 1) / GROUP;
     for (int64_t j = 0; j < WIDTH; j++) {
         int64_t row = first + j;
         uint8_t *out = to + j / SIDE * SQUARE + j % SIDE * FOURS;
         const char *codes;
         for (int64_t i = start; i < stop; i += GROUP, out += 4 * SQUARE) {
             float by = 0, under = 0;
-            int64_t into = (i - start) / span_of(w->kind) * WIDTH + j;
+            int64_t into = (i - start) / GROUP * WIDTH + j;
             uint8_t bytes[GROUP] = {0};
             if (row < w->n && w->kind == INT4) {
                 int64_t at = row * groups + i / GROUP;
@@ -42,11 +42,6 @@ CLONED static void unpack_bytes(const Weights *w, int64_t first, int64_t start, 
                     memcpy(bytes + c, &q, sizeof q);
                     memcpy(bytes + FOURS + c, &odd, sizeof odd);
                 }
-            } else if (row < w->n && w->kind == INT7) {
-                int64_t at = row * spans + i / SPAN;
-                by = widened(w->scales[at]), under = widened(w->offsets[at]) - 64 * by;
-                codes = (const char *)w->codes + row * groups * GROUP + i;
-                memcpy(bytes, codes, GROUP);
             } else if (row < w->n) {
                 int64_t left = w->k - i;
                 by = widened(w->scales[row]), under = -128 * by;
@@ -62,6 +57,19 @@ CLONED static void unpack_bytes(const Weights *w, int64_t first, int64_t start, 
     }
 }
 
+/* Those of 7 bits lie as they are wanted. */
+static const uint8_t *blocks_of(const Weights *w, int64_t first, int64_t start, float *scale,
+                                float *low) {
+    int64_t spans = (w->k + SPAN - 1) / SPAN;
+    for (int64_t j = 0; j < WIDTH; j++) {
+        int64_t at = (first + j) * spans + start / SPAN;
+        float by = first + j < w->n ? widened(w->scales[at]) : 0;
+        scale[j] = by;
+        low[j] = first + j < w->n ? widened(w->offsets[at]) - 64 * by : 0;
+    }
+    return (const uint8_t *)w->codes + first * w->k + start * WIDTH;
+}
+
 /* A pair of tiles of rows from `first`; `own` has room for one. */
 static void lay_rows(const Job *job, int64_t first, int8_t *own) {
     int64_t left = job->m - first, inputs = job->inputs, tiles = left > SIDE ? 2 : 1;
@@ -69,9 +77,15 @@ static void lay_rows(const Job *job, int64_t first, int8_t *own) {
     float *factors = job->factors + skip, *totals = job->totals + skip;
     memset(factors, 0, sizeof(float) * (size_t)(job->spans * tiles * SIDE));
     memset(totals, 0, sizeof(float) * (size_t)(job->spans * tiles * SIDE));
-    for (int64_t i = 0; i < count; i++)
-        round_row(row_at(job->x, job->narrow, (first + i) * job->width), job->narrow, job->width,
-                  job->kind, 8, own + i * inputs, factors + i, totals + i, tiles * SIDE);
+    for (int64_t i = 0; i < count; i++) {
+        const void *row = row_at(job->x, job->narrow, (first + i) * job->width);
+        int8_t *to = own + i * inputs;
+        if (job->narrow && job->way >= BY_WIDE_FOURS)
+            round_narrow(row, job->width, job->kind, to, factors + i, totals + i, tiles * SIDE);
+        else
+            round_row(row, job->narrow, job->width, job->kind, 8, to, factors + i, totals + i,
+                      tiles * SIDE);
+    }
     int8_t *to = job->rows + first * inputs;
     if (job->way >= BY_WIDE_FOURS) {
         lay_bfloat16((uint16_t *)own, inputs / 2, count, inputs / 2, tiles, inputs / FOURS,
@@ -89,56 +103,13 @@ static void lay_rows(const Job *job, int64_t first, int8_t *own) {
                         memset(to + q * FOURS + 4 * i, 0, 4);
 }
 
-#if defined(__x86_64__) && defined(__GNUC__)
-INLINE VNNI __m512i rounded_up(__m512 wide) { /* to bfloat16 in the upper half, ties to even */
-    __m512i bits = _mm512_castps_si512(wide);
-    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    return _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
-}
-
-/* (16 outputs, 16 rows) sums to 16 rows of bfloat16, STRIP apart. Two outputs make one number of 32
- * bits before they are transposed. */
-VNNI static void store_narrow(const float *c, const float *bias, uint16_t *y) {
-    const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
-    const __m512i second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-    __m512i v[8], t[8];
-    for (int i = 0; i < 8; i++) {
-        __m512 low = _mm512_add_ps(_mm512_loadu_ps(c + 2 * i * SIDE), _mm512_set1_ps(bias[2 * i]));
-        __m512 high = _mm512_add_ps(_mm512_loadu_ps(c + (2 * i + 1) * SIDE),
-                                    _mm512_set1_ps(bias[2 * i + 1]));
-        v[i] = _mm512_mask_blend_epi16(0xAAAAAAAA, _mm512_srli_epi32(rounded_up(low), 16),
-                                       rounded_up(high));
-    }
-    for (int i = 0; i < 8; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4)
-        for (int j = 0; j < 2; j++) {
-            v[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + 2 + j]);
-            v[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + 2 + j]);
-        }
-    for (int i = 0; i < 4; i++) {
-        __m512i rows = _mm512_permutex2var_epi64(v[i], first, v[4 + i]);
-        __m512i more = _mm512_permutex2var_epi64(v[i], second, v[4 + i]);
-        __m256i *to = (__m256i *)(y + i * STRIP);
-        _mm256_storeu_si256(to, _mm512_castsi512_si256(rows));
-        _mm256_storeu_si256(to + STRIP / 4, _mm512_extracti64x4_epi64(rows, 1));
-        _mm256_storeu_si256(to + STRIP / 2, _mm512_castsi512_si256(more));
-        _mm256_storeu_si256(to + STRIP * 3 / 4, _mm512_extracti64x4_epi64(more, 1));
-    }
-}
-#else
-static void store_narrow(const float *c, const float *bias, uint16_t *y) { abort(); }
-#endif
-
 /* A tile of sums to the strip `y`, which has room for whole tiles. */
 static void store_tile(const Job *job, const float *c, int64_t output, char *y) {
     float bias[SIDE] = {0};
     for (int64_t o = 0; job->bias && o < SIDE && output + o < job->n; o++)
         bias[o] = job->bias[output + o];
     if (job->narrow && job->way >= BY_WIDE_FOURS) {
-        store_narrow(c, bias, (uint16_t *)y);
+        store_narrow(c, bias, job->gelu, (uint16_t *)y);
         return;
     }
     for (int64_t r = 0; r < SIDE; r++)
@@ -151,41 +122,47 @@ static void store_tile(const Job *job, const float *c, int64_t output, char *y) 
         }
 }
 
-/* Rows `row` to `end` of outputs from `first` to the strip `y`; `own` holds a piece of weights, `c`
- * the sums. */
-static void multiply_panel(const Job *job, const Weights *w, int64_t row, int64_t end,
-                           int64_t first, uint8_t *own, float *c, char *y) {
-    float scale[PIECE / GROUP * WIDTH], low[PIECE / GROUP * WIDTH];
-    for (int64_t start = 0; start < job->inputs; start += PIECE) {
-        int64_t stop = start + PIECE < job->inputs ? start + PIECE : job->inputs;
-        unpack_bytes(w, first, start, stop, own, scale, low);
-        for (int64_t r = row; r < end; r += 2 * SIDE) {
-            int64_t tiles = job->m - r > SIDE ? 2 : 1;
-            int64_t skip = r * job->spans + start / job->span * tiles * SIDE;
-            Block block = {own, scale, low, job->rows + r * job->inputs + start * tiles * SIDE,
-                           job->factors + skip, job->totals + skip, tiles, (stop - start) / FOURS,
-                           job->span / FOURS, start == 0, w->kind == INT4,
-                           c + (r - row) / SIDE * 2 * CELLS};
-            multiply_bytes(job->way, &block);
-        }
-    }
-    for (int64_t at = row; at < end; at += 2 * SIDE, c += 4 * CELLS) {
-        int64_t tiles = job->m - at > SIDE ? 2 : 1;
-        for (int64_t o = 0; o < WIDTH && first + o < w->n; o += SIDE)
-            for (int64_t r = 0; r < tiles; r++)
-                store_tile(job, c + (o / SIDE * tiles + r) * CELLS, first + o,
-                           y + ((at + r * SIDE - row) * STRIP + o) * job->one);
-    }
+/* Sums `c` of a pair of tiles of rows from `row`, of WIDTH outputs from `first`, to a strip. */
+static void store_pair(const Job *job, int64_t row, int64_t first, const float *c, char *strip) {
+    int64_t tiles = job->m - row > SIDE ? 2 : 1;
+    for (int64_t o = 0; o < WIDTH && first + o < job->n; o += SIDE)
+        for (int64_t r = 0; r < tiles; r++)
+            store_tile(job, c + (o / SIDE * tiles + r) * CELLS, first + o,
+                       strip + (r * SIDE * STRIP + o) * job->one);
 }
 
-/* As `multiply_panel`, of STRIP outputs; to y. */
+/* Rows `row` to `end` of STRIP outputs from `first`; `own` holds a piece of weights, `c` the sums,
+ * `strip` what goes to y. Each pair of tiles goes there as soon as it is complete, so that memory is
+ * written while the next is multiplied. */
 static void multiply_strip(const Job *job, const Weights *w, int64_t row, int64_t end,
                            int64_t first, uint8_t *own, float *c, char *strip) {
+    float scale[PIECE / GROUP * WIDTH], low[PIECE / GROUP * WIDTH];
     int64_t left = job->n - first, count = left < STRIP ? left : STRIP;
     for (int64_t o = 0; o < count; o += WIDTH)
-        multiply_panel(job, w, row, end, first + o, own, c, strip + o * job->one);
-    for (int64_t r = row; r < end; r++, strip += STRIP * job->one)
-        memcpy((char *)job->y + (r * job->n + first) * job->one, strip, (size_t)(count * job->one));
+        for (int64_t start = 0; start < job->inputs; start += PIECE) {
+            int64_t stop = start + PIECE < job->inputs ? start + PIECE : job->inputs;
+            const uint8_t *laid = own;
+            if (w->kind == INT7)
+                laid = blocks_of(w, first + o, start, scale, low);
+            else
+                unpack_bytes(w, first + o, start, stop, own, scale, low);
+            for (int64_t r = row; r < end; r += 2 * SIDE) {
+                int64_t tiles = job->m - r > SIDE ? 2 : 1;
+                int64_t skip = r * job->spans + start / job->span * tiles * SIDE;
+                float *sums = c + (r - row) * WIDTH;
+                char *put = strip + (r - row) * STRIP * job->one;
+                Block block = {laid, scale, low, job->rows + r * job->inputs + start * tiles * SIDE,
+                               job->factors + skip, job->totals + skip, tiles,
+                               (stop - start) / FOURS, job->span / FOURS, start == 0,
+                               w->kind == INT4, sums};
+                multiply_bytes(job->way, &block);
+                if (stop < job->inputs) continue;
+                store_pair(job, r, first + o, sums, put + o * job->one);
+                for (int64_t i = r; o + WIDTH >= count && i < end && i < r + 2 * SIDE; i++)
+                    put_line((char *)job->y + (i * job->n + first) * job->one,
+                             put + (i - r) * STRIP * job->one, count * job->one, job->past);
+            }
+        }
 }
 
 INLINE int64_t whole_pairs(int64_t m) { return (m + 2 * SIDE - 1) / (2 * SIDE) * (2 * SIDE); }
@@ -198,18 +175,21 @@ int64_t phisight_rounded_room(int64_t m, int64_t width, int32_t kind) {
 }
 
 /* x (m, width) to y (m, n), both bfloat16 if `narrow`, else float32. codes (n, ...) as `kind` says,
- * scales and offsets bfloat16, no offsets of 8 bits; a bias (n) or none; `room` as large as
- * phisight_rounded_room says, on 64 bytes. 0, or 1 without memory. */
+ * those of 7 bits as bytes.h wants them; scales and offsets bfloat16, no offsets of 8 bits; a bias
+ * (n) or none; `room` as large as phisight_rounded_room says, on 64 bytes; y through CLIP's
+ * activation if `gelu`, where it is bfloat16 and `way` BY_WIDE_FOURS or better. 0, or 1 without
+ * memory. */
 int32_t phisight_rounded(const void *x, const void *codes, const uint16_t *scales,
                          const uint16_t *offsets, const float *bias, void *y, int64_t m,
                          int64_t width, int64_t n, void *room, int32_t kind, int32_t narrow,
-                         int32_t way, int32_t threads) {
+                         int32_t gelu, int32_t way, int32_t threads) {
     int64_t span = span_of(kind), spans = (width + span - 1) / span;
     int64_t inputs = (width + GROUP - 1) / GROUP * GROUP;
     int64_t padded = whole_pairs(m), pairs = padded / (2 * SIDE);
     Weights weights = {kind, codes, scales, offsets, n, kind == INT8 ? width : inputs};
-    Job job = {way, kind, narrow, m, n, width, inputs, span, spans, narrow ? 2 : 4, x, NULL, NULL,
+    Job job = {way, kind, narrow, gelu, 0, m, n, width, inputs, span, spans, narrow ? 2 : 4, x, NULL, NULL,
                NULL, bias, y};
+    job.past = goes_past(y, m, n * job.one);
     int64_t most = CACHED / inputs / (2 * SIDE) * (2 * SIDE);
     most = most < 2 * SIDE ? 2 * SIDE : most;
     int64_t panels = (m + most - 1) / most;
@@ -239,6 +219,7 @@ int32_t phisight_rounded(const void *x, const void *codes, const uint16_t *scale
                 multiply_strip(&job, &weights, row, row + panel < m ? row + panel : m, first, own,
                                c, strip);
         if (way == BY_BYTE_TILES) end_tiles();
+        settle_lines();
         free(own);
         free(laid);
         free(c);

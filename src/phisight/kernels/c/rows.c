@@ -9,22 +9,30 @@
 #define PIECE 512 /* inputs whose weights, of WIDTH outputs, stay in its first */
 
 #if defined(__x86_64__) && defined(__GNUC__)
-/* (16 outputs, 16 rows) results to (m, n) bfloat16, of `rows` rows and `outputs` outputs. */
-BF16 static void store_bfloat16(const float *c, const float *scale, uint16_t *y, int64_t n,
-                                int64_t rows, int64_t outputs) {
-    __m512i v[SIDE];
-    for (int i = 0; i < SIDE; i++) v[i] = _mm512_loadu_si512(c + i * SIDE);
+/* (16 outputs, 16 rows) twice, `low` and `high`, to up to 16 rows of 32 bfloat16 in (m, n): a line
+ * of the cache each, written at once and `past` the caches, since what is as large has left them
+ * before it is read (without, memory is read first, and whatever else is there pushed out). */
+BF16 static void store_bfloat16(const float *low, const float *high, const float *scale,
+                                uint16_t *y, int64_t n, int64_t rows, int64_t outputs, int past) {
+    __m512i v[SIDE], u[SIDE];
+    for (int i = 0; i < SIDE; i++) v[i] = _mm512_loadu_si512(low + i * SIDE);
+    for (int i = 0; i < SIDE; i++) u[i] = _mm512_loadu_si512(high + i * SIDE);
     transpose(v);
-    __mmask16 there = outputs >= SIDE ? 0xFFFF : (__mmask16)((1u << outputs) - 1);
-    __m512 by = _mm512_loadu_ps(scale);
+    transpose(u);
+    __mmask32 there = outputs >= WIDTH ? ~0u : (1u << outputs) - 1;
+    __m512 by = _mm512_loadu_ps(scale), more = _mm512_loadu_ps(scale + SIDE);
     for (int i = 0; i < SIDE && i < rows; i++) {
-        __m512 wide = _mm512_mul_ps(_mm512_castsi512_ps(v[i]), by);
-        _mm256_mask_storeu_epi16(y + i * n, there, (__m256i)_mm512_cvtneps_pbh(wide));
+        __m512i line = (__m512i)_mm512_cvtne2ps_pbh(_mm512_mul_ps(_mm512_castsi512_ps(u[i]), more),
+                                                    _mm512_mul_ps(_mm512_castsi512_ps(v[i]), by));
+        if (past && outputs >= WIDTH)
+            _mm512_stream_si512((void *)(y + i * n), line);
+        else
+            _mm512_mask_storeu_epi16(y + i * n, there, line);
     }
 }
 #else
-static void store_bfloat16(const float *c, const float *scale, uint16_t *y, int64_t n,
-                           int64_t rows, int64_t outputs) { abort(); }
+static void store_bfloat16(const float *low, const float *high, const float *scale, uint16_t *y,
+                           int64_t n, int64_t rows, int64_t outputs, int past) { abort(); }
 #endif
 
 static void lay_float(const float *x, int64_t m, int64_t width, int64_t first, int64_t tiles,
@@ -42,7 +50,7 @@ static void store_float(const float *c, const float *scale, float *y, int64_t n,
 }
 
 typedef struct {
-    int32_t way;
+    int32_t way, past; /* the caches, to y */
     int64_t m, width, bytes; /* of a row as it lies in tiles */
     char *rows; /* as tiles, pair of tiles by pair */
     void *y;
@@ -82,19 +90,20 @@ static void store_block(const Job *job, const Weights *w, int64_t row, int64_t e
     for (int64_t j = 0; j < WIDTH; j++)
         scale[j] = w->kind == INT8 && first + j < w->n ? widened(w->scales[first + j]) : 1;
     for (; row < end; row += 2 * SIDE, c += 4 * SIDE * SIDE) {
-        int64_t tiles = job->m - row > SIDE ? 2 : 1;
-        for (int64_t o = 0; o < WIDTH && first + o < w->n; o += SIDE)
-            for (int64_t r = 0; r < tiles; r++) {
-                const float *from = c + (o / SIDE * tiles + r) * SIDE * SIDE;
-                int64_t at = (row + r * SIDE) * w->n + first + o;
-                int64_t rows = job->m - row - r * SIDE, outputs = w->n - first - o;
-                if (job->way == BY_FLOAT)
-                    store_float(from, scale + o, (float *)job->y + at, w->n, rows,
-                                outputs);
-                else
-                    store_bfloat16(from, scale + o, (uint16_t *)job->y + at, w->n, rows,
-                                   outputs);
+        int64_t tiles = job->m - row > SIDE ? 2 : 1, outputs = w->n - first;
+        for (int64_t r = 0; r < tiles; r++) {
+            const float *low = c + r * SIDE * SIDE, *high = low + tiles * SIDE * SIDE;
+            int64_t at = (row + r * SIDE) * w->n + first, rows = job->m - row - r * SIDE;
+            if (job->way != BY_FLOAT) {
+                store_bfloat16(low, high, scale, (uint16_t *)job->y + at, w->n, rows, outputs,
+                               job->past);
+                continue;
             }
+            store_float(low, scale, (float *)job->y + at, w->n, rows, outputs);
+            if (outputs > SIDE)
+                store_float(high, scale + SIDE, (float *)job->y + at + SIDE, w->n, rows,
+                            outputs - SIDE);
+        }
     }
 }
 
@@ -107,7 +116,7 @@ int32_t phisight_rows(const void *x, const void *codes, const uint16_t *scales,
     Weights weights = {kind, codes, scales, offsets, n, k};
     int64_t one = way == BY_FLOAT ? sizeof(float) : sizeof(uint16_t);
     int64_t step = way == BY_FLOAT ? 1 : STEP, inputs = (k + step - 1) / step * step;
-    Job job = {way, m, width, inputs * one, NULL, y};
+    Job job = {way, goes_past(y, m, n * one), m, width, inputs * one, NULL, y};
     /* Panels of rows that stay in the cache; of long rows a part of the inputs after the other,
      * so that enough rows fit. */
     int64_t part = m * job.bytes > CACHED && inputs > 4096 ? 4096 : inputs;
@@ -152,6 +161,7 @@ int32_t phisight_rows(const void *x, const void *codes, const uint16_t *scales,
                 }
             }
         if (way == BY_TILES) end_tiles();
+        settle_lines();
         free(own);
         free(c);
     }

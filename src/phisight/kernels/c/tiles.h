@@ -16,6 +16,15 @@
 #define WIDTH 32 /* outputs of a block */
 #define TILE (SIDE * STEP)
 
+#define LINE 64 /* bytes of a cache's */
+#define LARGE (2 << 20) /* bytes of results that leave a core's second cache before they are read */
+
+/* Whether rows of `bytes` each are to be written past the caches: a product of 2885 x 1024 by 4096
+ * outputs in 9.7 ms for 13.5, since what is overwritten is not read first. */
+INLINE int goes_past(const void *y, int64_t rows, int64_t bytes) {
+    return rows * bytes >= LARGE && (uintptr_t)y % LINE == 0 && bytes % LINE == 0;
+}
+
 /* What multiplies: a machine that has one has those before it. */
 enum { BY_FLOAT, BY_BFLOAT16, BY_TILES };
 
@@ -41,6 +50,30 @@ CLONED static void multiply_float(const float *w, const float *x, int64_t tiles,
 #include <immintrin.h>
 #define BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
+
+/* Whole lines, if they go past the caches; done when `settle_lines` is. */
+INLINE void put_line(char *to, const char *from, int64_t bytes, int past) {
+    if (!past || bytes % LINE) {
+        memcpy(to, from, (size_t)bytes);
+        return;
+    }
+    for (int64_t i = 0; i < bytes; i += 16)
+        _mm_stream_si128((__m128i *)(to + i), _mm_loadu_si128((const __m128i *)(from + i)));
+}
+
+INLINE void settle_lines(void) { _mm_sfence(); }
+
+/* 2 to the x, to 3e-6 of it. The polynomial whose largest relative error on -0.5
+ * to 0.5 is the least. */
+INLINE AVX512 __m512 power_of_two(__m512 x) {
+    __m512 whole = _mm512_roundscale_ps(x, 0), rest = _mm512_sub_ps(x, whole);
+    __m512 y = _mm512_set1_ps(9.5701013e-3f);
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(5.5917859e-2f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(2.4024744e-1f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(6.9312179e-1f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(9.9999928e-1f));
+    return _mm512_scalef_ps(y, whole);
+}
 
 /* The transpose of 16 x 16 numbers. */
 INLINE AVX512 void transpose(__m512i v[SIDE]) {
@@ -114,6 +147,10 @@ BF16 static void multiply_bfloat16(const uint16_t *w, const uint16_t *x, int64_t
         }
 }
 #else
+INLINE void put_line(char *to, const char *from, int64_t bytes, int past) {
+    memcpy(to, from, (size_t)bytes);
+}
+INLINE void settle_lines(void) {}
 static void lay_bfloat16(const uint16_t *x, int64_t stride, int64_t count, int64_t width,
                          int64_t tiles, int64_t steps, uint16_t *out) { abort(); }
 static void multiply_bfloat16(const uint16_t *w, const uint16_t *x, int64_t tiles, int64_t steps,
